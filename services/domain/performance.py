@@ -1,0 +1,145 @@
+"""The one performance model: how long prefill, decode steps and transfers take.
+
+Comes in: tokens and sequences. Goes out: predicted seconds. The router predicts TTFT with it, the
+simulated engine takes its step times from it, the planner sizes pools by it; none has another.
+Source of the form: prefill `a + sum(b n + c n (h + n/2))`, n new and h cached tokens per prompt
+(projections are linear, attention grows with the context); decode `a + b B + c sum(L)`, B sequences,
+L context tokens each (weights read once, KV read per token). When a step carries both, times add.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from services.domain.errors import ConfigurationInvalid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefillChunk:
+    """Part of one prompt computed in one step."""
+
+    new_tokens: int
+    context_tokens: int
+    """Tokens before them whose KV exists already."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PerformanceModel:
+    """Times of one engine on one kind of hardware."""
+
+    prefill_step_s: float
+    prefill_token_s: float
+    prefill_attention_s: float
+    """Per pair of a new token and a token it attends to."""
+    decode_step_s: float
+    decode_sequence_s: float
+    decode_context_token_s: float
+    handoff_s: float
+    """Fixed cost of a handoff beside the bytes: messages and bookkeeping of both engines."""
+    transfer_bytes_per_s: float
+
+    def chunk_s(self, chunk: PrefillChunk) -> float:
+        """Time that one chunk adds to a step, without the step's own constant."""
+        n, h = chunk.new_tokens, chunk.context_tokens
+        return self.prefill_token_s * n + self.prefill_attention_s * n * (h + n / 2)
+
+    def prefill_s(self, chunks: Iterable[PrefillChunk]) -> float:
+        """Time of one step that computes these chunks; 0 when there are none."""
+        costs = [self.chunk_s(c) for c in chunks if c.new_tokens > 0]
+        return self.prefill_step_s + sum(costs) if costs else 0.0
+
+    def prompt_s(self, *, prompt_tokens: int, cached_tokens: int, step_tokens_max: int) -> float:
+        """Time to prefill one prompt alone, in as many steps as the budget asks for.
+
+        Args:
+            prompt_tokens: whole prompt.
+            cached_tokens: leading tokens whose KV exists; at least one token is always computed.
+            step_tokens_max: most new tokens per step.
+        """
+        cached = min(cached_tokens, prompt_tokens - 1)
+        new = prompt_tokens - cached
+        steps = -(-new // step_tokens_max)
+        whole = self.chunk_s(PrefillChunk(new_tokens=new, context_tokens=cached))
+        return steps * self.prefill_step_s + whole
+
+    def decode_s(self, *, sequence_count: int, context_tokens: int) -> float:
+        """Time of one step that writes one token for each sequence; 0 without sequences.
+
+        Args:
+            sequence_count: sequences in the step.
+            context_tokens: KV tokens of all of them together.
+        """
+        if sequence_count == 0:
+            return 0.0
+        return (
+            self.decode_step_s
+            + self.decode_sequence_s * sequence_count
+            + self.decode_context_token_s * context_tokens
+        )
+
+    def transfer_s(self, size_bytes: int) -> float:
+        """Time from a finished prefill to readable KV on the decode worker."""
+        return self.handoff_s + size_bytes / self.transfer_bytes_per_s
+
+
+PRESETS: dict[str, PerformanceModel] = {
+    # Measured: Llama-3.1-8B FP8 on one H200, vLLM; error 2.6 % (prefill) and 3.6 % (decode).
+    "h200-llama-3.1-8b-fp8": PerformanceModel(
+        prefill_step_s=18.55e-3,
+        prefill_token_s=0.01411e-3,
+        prefill_attention_s=0.984e-9,
+        decode_step_s=4.385e-3,
+        decode_sequence_s=0.0377e-3,
+        decode_context_token_s=30.35e-9,
+        handoff_s=8e-3,
+        transfer_bytes_per_s=50e9,
+    ),
+    # Modelled: Llama-3.1-8B BF16 on one H100; vLLM's prefill adds about 15 ms a step to it.
+    "h100-llama-3.1-8b-bf16": PerformanceModel(
+        prefill_step_s=15.95e-3,
+        prefill_token_s=0.02068e-3,
+        prefill_attention_s=0.775e-9,
+        decode_step_s=6.43e-3,
+        decode_sequence_s=0.0101e-3,
+        decode_context_token_s=42.3e-9,
+        handoff_s=8e-3,
+        transfer_bytes_per_s=50e9,
+    ),
+    # Modelled: Llama-3.1-70B FP8 on four H100; vLLM's prefill adds about 15 ms a step to it.
+    "h100x4-llama-3.1-70b-fp8": PerformanceModel(
+        prefill_step_s=24.23e-3,
+        prefill_token_s=0.04547e-3,
+        prefill_attention_s=0.982e-9,
+        decode_step_s=10.70e-3,
+        decode_sequence_s=0.0353e-3,
+        decode_context_token_s=26.6e-9,
+        handoff_s=8e-3,
+        transfer_bytes_per_s=50e9,
+    ),
+    # Modelled: Llama-3.1-70B FP8 on two H200; vLLM's prefill adds about 15 ms a step to it.
+    "h200x2-llama-3.1-70b-fp8": PerformanceModel(
+        prefill_step_s=21.79e-3,
+        prefill_token_s=0.06527e-3,
+        prefill_attention_s=2.057e-9,
+        decode_step_s=13.84e-3,
+        decode_sequence_s=0.0365e-3,
+        decode_context_token_s=37.3e-9,
+        handoff_s=8e-3,
+        transfer_bytes_per_s=50e9,
+    ),
+}
+"""Named models. The CPU preset of the shipped tiny model is measured by `docs/benchmarks.md`."""
+
+
+def preset(name: str) -> PerformanceModel:
+    """Look up a named model.
+
+    Raises:
+        ConfigurationInvalid: if there is none of that name.
+    """
+    try:
+        return PRESETS[name]
+    except KeyError:
+        known = ", ".join(sorted(PRESETS))
+        raise ConfigurationInvalid(
+            key="performance", message=f"performance: no preset named {name!r}; known are {known}"
+        ) from None

@@ -1,0 +1,110 @@
+"""The prefill queue's vocabulary: what waits, who claimed it, what a claimant is given.
+
+Comes in: the router's decision to prefill remotely. Goes out: a small record that every prefill
+worker can look at, and a body that only the claimant reads.
+Invariant: a task is executed at least once and has effect once; a claim is held by one worker at most,
+and ends when it is completed, given back or not renewed for `claim_ttl_s` by the reader's own clock.
+Not here: storage (`services.bus`), the order of claims (`services.prefill`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from services.domain.blocks import BlockHash
+from services.domain.ids import GatewayId, TaskId, WorkerId
+from services.domain.request import InferenceRequest
+
+PREFIX_MARKS_MAX = 64
+"""Most block hashes carried by a record: enough to judge overlap, small enough to look at thousands."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefixMark:
+    """The hash after some leading blocks of a prompt."""
+
+    depth_blocks: int
+    """Leading blocks that the hash stands for, >= 1."""
+    block_hash: BlockHash
+
+
+def mark_prefix(hashes: Sequence[BlockHash]) -> tuple[PrefixMark, ...]:
+    """Choose at most PREFIX_MARKS_MAX evenly spaced hashes of a chain, always with the last one.
+
+    Args:
+        hashes: shape [blocks], a chain as `hash_blocks` gives it.
+    """
+    count = len(hashes)
+    chosen = min(count, PREFIX_MARKS_MAX)
+    depths = [(i + 1) * count // chosen for i in range(chosen)]
+    return tuple(PrefixMark(depth_blocks=d, block_hash=hashes[d - 1]) for d in depths)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskRecord:
+    """What a worker sees of a waiting task before it claims it.
+
+    Attributes:
+        task_id: key of the task.
+        gateway_id: who waits for the handoff.
+        model: only workers that serve it may claim.
+        priority: smaller is more urgent.
+        prompt_tokens: length of the prompt.
+        marks: prefix marks of the prompt, shallow first; block size is the model's.
+        deadline_s: time left when the record was written; None waits without limit.
+        ttft_target_s: time left, when the record was written, until the first token is late.
+        preferred_worker_id: who held most of the prefix when the task was placed; a hint, no tie.
+        preferred_overlap_blocks: leading blocks that worker held.
+    """
+
+    task_id: TaskId
+    gateway_id: GatewayId
+    model: str
+    priority: int
+    prompt_tokens: int
+    marks: tuple[PrefixMark, ...]
+    deadline_s: float | None
+    ttft_target_s: float
+    preferred_worker_id: WorkerId | None = None
+    preferred_overlap_blocks: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefillTask:
+    """A record and the request it stands for."""
+
+    record: TaskRecord
+    request: InferenceRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """Who works on a task."""
+
+    worker_id: WorkerId
+    attempt: int
+    """1 for the first claim of the task, one more for each after it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueuedTask:
+    """A task as the queue shows it at one moment."""
+
+    record: TaskRecord
+    revision: int
+    """Changes with every write; a claim succeeds only against the newest one."""
+    claim: Claim | None
+    attempts: int
+    """Claims so far, the present one included."""
+    waited_s: float
+    """Since the reader first saw the task, by the reader's clock."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimedTask:
+    """A task that this worker holds, with what it needs to execute it."""
+
+    task: PrefillTask
+    claim: Claim
+    revision: int
+    waited_s: float
+    """From first sight to claim."""

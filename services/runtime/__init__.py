@@ -1,0 +1,1 @@
+"""What every process needs: clock, settings, supervised tasks, lifecycle, telemetry, metric names."""
