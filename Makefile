@@ -1,0 +1,62 @@
+# Baton's own commands. `make` alone lists them. Everything runs from any folder: make -C /path/to/baton run
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+ROOT := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
+BIN := $(ROOT)/.venv/bin
+# PYTHON makes the virtual environment; unset: python3.11, else a python3 that is new enough.
+export PYTHON
+# PYTEST_ARGS narrows or deepens a test run: make test PYTEST_ARGS="-m 'not live' -x"
+PYTEST_ARGS ?=
+# ARGS goes to the command: make run ARGS="--prefill 2"
+ARGS ?=
+
+.PHONY: help
+help: ## list these commands
+	@grep -hE '^[a-z-]+:.*## ' "$(ROOT)/Makefile" | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+.PHONY: run
+run: setup ## one real request through a disaggregated cluster on this machine, shown step by step
+	@cd "$(ROOT)" && "$(BIN)/baton" demo $(ARGS)
+
+.PHONY: test
+test: setup check ## every check, then every test
+	@cd "$(ROOT)" && "$(BIN)/python" -m pytest $(PYTEST_ARGS)
+
+.PHONY: check
+check: setup ## format, lint, types, layers, house rules, freshness of generated code
+	@cd "$(ROOT)" && "$(BIN)/ruff" format --check --quiet . || { echo "check: run 'make fmt'" >&2; exit 1; }
+	@cd "$(ROOT)" && "$(BIN)/ruff" check --quiet .
+	@cd "$(ROOT)" && "$(BIN)/mypy" --no-error-summary
+	@cd "$(ROOT)" && PYTHONPATH="$(ROOT)" "$(BIN)/lint-imports" --no-logo
+	@cd "$(ROOT)" && "$(BIN)/python" -m pytest -q tests/house
+
+.PHONY: fmt
+fmt: setup ## format the code and mend what ruff can mend
+	@cd "$(ROOT)" && "$(BIN)/ruff" format . && "$(BIN)/ruff" check --fix .
+
+.PHONY: proto
+proto: setup ## regenerate services/wire/generated from proto/
+	@cd "$(ROOT)" && "$(BIN)/python" -m services.wire.generate
+
+.PHONY: bench
+bench: setup ## run the benchmarks; their ratios depend on the machine, so no test does
+	@cd "$(ROOT)" && shopt -s nullglob && for bench in tests/bench/bench_*.py; do \
+		echo "== $$bench"; "$(BIN)/python" "$$bench" $(ARGS); done
+
+.PHONY: setup
+setup: ## make .venv from the lock, or do nothing if it is up to date
+	@"$(ROOT)/.ci/setup"
+
+.PHONY: lock
+lock: ## resolve pyproject.toml anew into .ci/lock (asks the package index; takes minutes)
+	@cd "$(ROOT)" && python="$(BIN)/python"; [ -x "$$python" ] || python="$${PYTHON:-python3.11}"; \
+		"$$python" .ci/relock.py
+
+.PHONY: clean
+clean: ## remove .venv, caches and build leftovers
+	@cd "$(ROOT)" && rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+		.import_linter_cache build dist *.egg-info
+	@cd "$(ROOT)" && find services planner tests .ci -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The tests, grouped by behaviour; benchmarks live in `tests/bench` and are not collected."""
