@@ -40,7 +40,7 @@ class QueueView(Protocol):
     """A live, local mirror of the queue's records; reading it does no I/O."""
 
     def tasks(self) -> tuple[QueuedTask, ...]:
-        """All tasks in the queue, oldest first; expired claims are shown as no claim."""
+        """All tasks in the queue, in the order of first sight; expired claims are shown as no claim."""
         ...
 
     def get(self, task_id: TaskId) -> QueuedTask | None:
@@ -50,7 +50,7 @@ class QueueView(Protocol):
     async def changed(self, timeout_s: float) -> bool:
         """Wait until something differs from the last call to `changed`; False after the timeout.
 
-        A claim that expires counts as a change.
+        A claim that expires counts as a change, the renewal of a claim does not. For one caller at a time.
         """
         ...
 
@@ -60,13 +60,18 @@ class QueueView(Protocol):
 
 
 class PrefillQueue(Protocol):
-    """The global prefill queue: ordered by whoever claims, late-bound, durable."""
+    """The global prefill queue: ordered by whoever claims, late-bound, durable.
+
+    Every coroutine raises `BusUnavailable` when the bus does not confirm in time: the effect may or may
+    not have happened. A claim that was written without its claimant knowing ends by itself.
+    """
 
     async def enqueue(self, task: PrefillTask) -> None:
         """Put a task in the queue.
 
         Raises:
             Saturated: the queue holds as many tasks as it may.
+            BodyTooLarge: the task is larger than a message of the bus may be.
             BusUnavailable: the bus did not confirm in time; the task may not be in the queue.
         """
         ...
@@ -122,6 +127,7 @@ class Bus(Protocol):
 
         Raises:
             BusUnavailable: not confirmed in time.
+            Saturated: the fleet is as large as it may be.
         """
         ...
 

@@ -1,0 +1,1 @@
+"""The bus: one contract suite for memory and NATS, and what is special to each."""
