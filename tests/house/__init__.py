@@ -1,0 +1,1 @@
+"""The house rules: tests that read the repository instead of running it."""
