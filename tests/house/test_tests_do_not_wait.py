@@ -1,4 +1,4 @@
-"""Tests wait on events, never on the clock, and replace none of our modules by a mock."""
+"""Tests wait on events, never on a real clock, and replace none of our modules by a mock."""
 
 import ast
 from collections.abc import Iterator
@@ -13,6 +13,17 @@ def is_zero(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant) and node.value == 0
 
 
+def on_a_virtual_clock(tree: ast.Module) -> set[ast.AST]:
+    """Collect the nodes of every function that runs its story on the virtual clock, where sleeping is free."""
+    return {
+        inner
+        for function in tree.body
+        if isinstance(function, ast.FunctionDef)
+        and any(isinstance(node, ast.Name) and node.id == "run_virtual" for node in ast.walk(function))
+        for inner in ast.walk(function)
+    }
+
+
 def faults(source: str) -> Iterator[str]:
     """Say where a test sleeps or mocks."""
     for taken in imports(source):
@@ -20,12 +31,15 @@ def faults(source: str) -> Iterator[str]:
             yield f"line {taken.line}: imports {taken.module}"
         if taken.name == "sleep":
             yield f"line {taken.line}: imports sleep by name, which hides it from this rule"
-    for node in ast.walk(ast.parse(source)):
+    tree = ast.parse(source)
+    virtual = on_a_virtual_clock(tree)
+    for node in ast.walk(tree):
         match node:
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="time"), attr="sleep")):
+                yield f"line {node.lineno}: blocks"
             case ast.Call(
-                func=ast.Attribute(value=ast.Name(id="time" | "asyncio" | "anyio"), attr="sleep"),
-                args=[delay],
-            ) if not is_zero(delay):
+                func=ast.Attribute(value=ast.Name(id="asyncio" | "anyio"), attr="sleep"), args=[delay]
+            ) if not is_zero(delay) and node not in virtual:
                 yield f"line {node.lineno}: sleeps"
 
 
@@ -44,6 +58,7 @@ def test_no_test_sleeps_or_mocks() -> None:
     "source",
     [
         "import time\ntime.sleep(1)",
+        "def test_x():\n    run_virtual(story())\n    time.sleep(1)",
         "async def f():\n    await asyncio.sleep(0.1)",
         "from asyncio import sleep",
         "from unittest.mock import Mock",
@@ -54,6 +69,13 @@ def test_a_sleep_or_a_mock_is_found(source: str) -> None:
     assert len(list(faults(source))) == 1
 
 
-def test_giving_way_is_left_alone() -> None:
-    """`asyncio.sleep(0)` lets other tasks run and waits for nothing."""
-    assert not list(faults("async def f():\n    await asyncio.sleep(0)"))
+@pytest.mark.parametrize(
+    "source",
+    [
+        "async def f():\n    await asyncio.sleep(0)",
+        "def test_x():\n    async def story():\n        await asyncio.sleep(5)\n    run_virtual(story())",
+    ],
+)
+def test_giving_way_and_virtual_time_are_left_alone(source: str) -> None:
+    """`asyncio.sleep(0)` waits for nothing, and on the virtual clock nobody waits."""
+    assert not list(faults(source))
