@@ -14,7 +14,7 @@ def is_zero(node: ast.expr) -> bool:
 
 
 def on_a_virtual_clock(tree: ast.Module) -> set[ast.AST]:
-    """Collect the nodes of every function that runs its story on the virtual clock, where sleeping is free."""
+    """Collect the nodes of functions that run a story on the virtual clock, where sleeping is free."""
     return {
         inner
         for function in tree.body
