@@ -1,13 +1,14 @@
 """A routing decision and everything it was made from, so that it can be explained and replayed.
 
-Comes in: the router's pure call. Goes out: a frozen record kept by the gateway per request.
-Invariant: the record names every candidate that was looked at, with its numbers or why it was out.
+Comes in: what is known of a request. Goes out: a frozen record kept by the gateway per request.
+Invariant: the record names the candidates that were looked at, each with its numbers or why it was out.
 Not here: the decision itself (`services.router`).
 """
 
 from dataclasses import dataclass
 from enum import StrEnum
 
+from services.domain.blocks import BlockHash, CacheScope
 from services.domain.ids import RequestId, WorkerId
 
 
@@ -29,6 +30,52 @@ class PathPreference(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlacementQuery:
+    """What a router needs to know of a request to say where its prompt is prefilled.
+
+    Attributes:
+        request_id: whose; also breaks ties.
+        scope: its model is what workers must serve.
+        prompt_tokens: length of the prompt, >= 1.
+        block_hashes: hash of every full block of the prompt, in order; may be empty.
+        output_tokens_max: most tokens to generate, >= 1.
+        priority: smaller is more urgent.
+        preference: restricts the paths where that is possible.
+        avoid_worker_ids: workers that must not be chosen, because they failed this request before.
+    """
+
+    request_id: RequestId
+    scope: CacheScope
+    prompt_tokens: int
+    block_hashes: tuple[BlockHash, ...]
+    output_tokens_max: int
+    priority: int = 0
+    preference: PathPreference = PathPreference.AUTO
+    avoid_worker_ids: tuple[WorkerId, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeQuery:
+    """What a router needs to know of a handed-over prompt to say who continues it.
+
+    Attributes:
+        request_id: whose; also breaks ties.
+        scope: its model is what workers must serve.
+        context_tokens: tokens whose KV is handed over, and tokens generated so far.
+        output_tokens_max: most tokens still to generate, >= 1.
+        compatibility: engine layout that the ticket's KV has.
+        avoid_worker_ids: workers that must not be chosen, because they failed this request before.
+    """
+
+    request_id: RequestId
+    scope: CacheScope
+    context_tokens: int
+    output_tokens_max: int
+    compatibility: str
+    avoid_worker_ids: tuple[WorkerId, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
     """One way to serve a request, with its predicted cost.
 
@@ -40,7 +87,8 @@ class Candidate:
         wait_s: until its prefill would start.
         prefill_s: computing the uncached tokens.
         transfer_s: moving the KV to a decode worker; 0 for LOCAL.
-        ttft_s: sum of the three and of the first decode step.
+        ttft_s: sum of the three and of the decode steps that stand before the first token: those that
+            share the prefill's steps, and for REMOTE the first step of the request itself.
         harm_s: seconds that requests already running would lose beyond their TPOT target, summed.
         cost_s: what is compared: ttft_s + harm_s.
         excluded: why it cannot be chosen; None when it can.
@@ -71,7 +119,8 @@ class Placement:
         overlap_blocks: leading blocks that worker holds.
         predicted_ttft_s: of the chosen candidate.
         reason: one sentence for a person.
-        candidates: every candidate, best first, excluded ones last.
+        candidates: best first, excluded ones last; of a large fleet only the best, as many as the
+            router's settings keep.
     """
 
     request_id: RequestId

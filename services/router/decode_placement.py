@@ -1,0 +1,134 @@
+"""Which decode worker continues a prompt whose KV a prefill worker holds.
+
+Comes in: a query at the moment of the handoff, the fleet, now. Goes out: a placement with its reason and
+the candidates' numbers, or why there is none. Invariant: a function of its inputs, as `placement`.
+Not here: whether the ticket is still good (`services.domain.handoff`).
+"""
+
+from typing import NamedTuple
+
+from services.domain.blocks import blocks_for
+from services.domain.errors import Rejected
+from services.domain.ids import WorkerId
+from services.domain.placement import DecodeCandidate, DecodePlacement, DecodeQuery
+from services.domain.worker import Phase
+from services.router.filters import Need
+from services.router.fleet import FleetView, WorkerView, hash64
+from services.router.prices import preemption_s
+from services.router.refusal import refuse
+from services.router.settings import RouterSettings
+from services.router.sifting import sift, tie, wait_for_room_s
+
+
+class _Seat(NamedTuple):
+    """One worker with the sequence added; compares by its fields in order."""
+
+    cost_s: float
+    tie: int
+    worker_id: WorkerId
+    step_s: float
+    wait_s: float
+    kv_free_frac: float
+    running_count: int
+
+    def candidate(self, excluded: str | None = None) -> DecodeCandidate:
+        return DecodeCandidate(
+            worker_id=self.worker_id,
+            step_s=self.step_s,
+            kv_free_frac=self.kv_free_frac,
+            cost_s=self.cost_s,
+            excluded=excluded,
+        )
+
+
+def place_decode(
+    query: DecodeQuery, *, fleet: FleetView, settings: RouterSettings, now_s: float
+) -> DecodePlacement | Rejected:
+    """Choose the worker on which the sequence, and those already there, lose least.
+
+    Cost is the predicted step with the sequence added, plus what that step exceeds the TPOT target by
+    for everybody in it, plus prompts that the worker still has to prefill (they stall the sequence),
+    plus the wait for memory, plus the expected price of being preempted when memory runs out.
+
+    Args:
+        query: what is to be continued.
+        fleet: workers as known now.
+        settings: targets and limits.
+        now_s: by the clock that the fleet was folded with.
+    """
+    need = Need(
+        tokens=query.context_tokens + query.output_tokens_max,
+        avoid=frozenset(query.avoid_worker_ids),
+        now_s=fleet.aged_now_s(now_s),
+        stale_after_s=settings.stale_after_s,
+        compatibility=query.compatibility,
+    )
+    able, excluded = sift(fleet.serving(query.scope.model, Phase.DECODE), need)
+    seed = hash64(query.request_id)
+    seats = sorted(_seat(view, query, settings.tpot_target_s, seed) for view in able)
+    in_time = [seat for seat in seats if seat.wait_s <= settings.wait_max_s]
+    late = [seat for seat in seats if seat.wait_s > settings.wait_max_s]
+    if not in_time:
+        return refuse(
+            query,
+            fleet=fleet,
+            settings=settings,
+            waits_s=[seat.wait_s for seat in late],
+            excluded=excluded,
+        )
+    room = settings.candidates_kept
+    kept = [seat.candidate() for seat in in_time[:room]]
+    kept += [
+        seat.candidate(f"its wait of {seat.wait_s:.1f} s is longer than {settings.wait_max_s:g} s")
+        for seat in late[: room - len(kept)]
+    ]
+    others = sorted((view.status.worker_id, why) for view, why in excluded)
+    kept += [DecodeCandidate(worker_id=w, excluded=why) for w, why in others[: room - len(kept)]]
+    return DecodePlacement(
+        request_id=query.request_id,
+        worker_id=in_time[0].worker_id,
+        reason=_reason(in_time),
+        candidates=tuple(kept),
+    )
+
+
+def _seat(view: WorkerView, query: DecodeQuery, tpot_s: float, seed: int) -> _Seat:
+    performance, limits = view.status.performance, view.status.limits
+    running = view.running_count + 1
+    context = view.context_tokens + query.context_tokens
+    step_s = performance.decode_s(sequence_count=running, context_tokens=context)
+    free = view.free_blocks - blocks_for(query.context_tokens + 1, limits.block_size_tokens)
+    wait_s = wait_for_room_s(view, tokens=query.context_tokens, output_tokens=query.output_tokens_max)
+    preempted_s = preemption_s(
+        performance,
+        free_blocks=max(0, free),
+        block_size_tokens=limits.block_size_tokens,
+        running_count=running,
+        context_tokens=context,
+        output_tokens=query.output_tokens_max,
+        step_tokens_max=limits.step_tokens_max,
+    )
+    late_s = running * max(0.0, step_s - tpot_s)
+    return _Seat(
+        step_s + late_s + view.backlog_s + wait_s + preempted_s,
+        tie(seed, view),
+        view.status.worker_id,
+        step_s,
+        wait_s,
+        max(0, free) / limits.kv_blocks,
+        view.running_count,
+    )
+
+
+def _reason(seats: list[_Seat]) -> str:
+    best = seats[0]
+    text = (
+        f"worker {best.worker_id} runs {best.running_count} requests; with this one its step takes "
+        f"{best.step_s * 1000:.3g} ms and {best.kv_free_frac:.0%} of its KV memory stays free"
+    )
+    if best.wait_s > 0:
+        text += f", after {best.wait_s:.2g} s until memory is free"
+    if len(seats) > 1:
+        text += f"; next best is {seats[1].worker_id} at a cost of {seats[1].cost_s * 1000:.3g} ms "
+        text += f"against {best.cost_s * 1000:.3g} ms"
+    return text

@@ -1,0 +1,188 @@
+"""Where a prompt is prefilled: by a decode worker, or by a prefill worker through the queue.
+
+Comes in: a query, the fleet, overlaps, the queue, now. Goes out: a placement with its reason and the
+candidates' numbers, or why the request is rejected. Invariant: a function of its inputs; equal costs are
+ordered by a hash of request and worker, so the same inputs give the same decision on any machine.
+Not here: prices (`services.router.ways`), who decodes a handoff (`services.router.decode_placement`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from services.domain.errors import Rejected
+from services.domain.ids import WorkerId
+from services.domain.placement import Candidate, Path, PathPreference, Placement, PlacementQuery
+from services.domain.worker import Phase
+from services.router.filters import Need
+from services.router.fleet import FleetView, WorkerView
+from services.router.queue_load import QueueLoad
+from services.router.refusal import refuse
+from services.router.settings import RouterSettings
+from services.router.sifting import sift
+from services.router.ways import Pricing, Way
+
+_WANTED = {PathPreference.LOCAL: Path.LOCAL, PathPreference.REMOTE: Path.REMOTE}
+
+
+@dataclass(slots=True, kw_only=True)
+class _Options:
+    """Everything looked at for one query."""
+
+    ways: list[Way]
+    late: list[Way]
+    """Their predicted wait is too long."""
+    excluded: list[tuple[Path, WorkerView, str]]
+
+
+def place(
+    query: PlacementQuery,
+    *,
+    fleet: FleetView,
+    overlaps: Mapping[WorkerId, int],
+    queue: QueueLoad,
+    settings: RouterSettings,
+    now_s: float,
+) -> Placement | Rejected:
+    """Choose the way with the least cost: predicted TTFT and what running requests would lose.
+
+    Args:
+        query: what is to be placed.
+        fleet: workers as known now.
+        overlaps: leading blocks of the prompt that each worker holds; absent is 0.
+        queue: prompts of the model that wait for any prefill worker.
+        settings: targets and limits.
+        now_s: by the clock that the fleet was folded with.
+    """
+    options = _look(query, fleet=fleet, overlaps=overlaps, queue=queue, settings=settings, now_s=now_s)
+    if not options.ways:
+        return refuse(
+            query,
+            fleet=fleet,
+            settings=settings,
+            waits_s=[way.wait_s for way in options.late],
+            excluded=[(view, why) for _, view, why in options.excluded],
+        )
+    preference = settings.preference if query.preference is PathPreference.AUTO else query.preference
+    wanted = _WANTED.get(preference)
+    options.ways.sort()
+    chosen = next((way for way in options.ways if way.path is wanted), options.ways[0])
+    return Placement(
+        request_id=query.request_id,
+        path=chosen.path,
+        worker_id=chosen.worker_id,
+        overlap_blocks=chosen.overlap_blocks,
+        predicted_ttft_s=chosen.ttft_s,
+        reason=_reason(query, chosen, options, wanted),
+        candidates=_record(chosen, options, wanted, settings),
+    )
+
+
+def _look(
+    query: PlacementQuery,
+    *,
+    fleet: FleetView,
+    overlaps: Mapping[WorkerId, int],
+    queue: QueueLoad,
+    settings: RouterSettings,
+    now_s: float,
+) -> _Options:
+    model = query.scope.model
+    avoid = frozenset(query.avoid_worker_ids)
+    aged_s = fleet.aged_now_s(now_s)
+
+    def need(tokens: int) -> Need:
+        return Need(tokens=tokens, avoid=avoid, now_s=aged_s, stale_after_s=settings.stale_after_s)
+
+    decoders, no_decoders = sift(
+        fleet.serving(model, Phase.DECODE), need(query.prompt_tokens + query.output_tokens_max)
+    )
+    prefillers, no_prefillers = sift(fleet.serving(model, Phase.PREFILL), need(query.prompt_tokens + 1))
+    excluded = [(Path.LOCAL, view, why) for view, why in no_decoders]
+    excluded += [(Path.REMOTE, view, why) for view, why in no_prefillers]
+    if not queue.reachable:
+        excluded += [(Path.REMOTE, view, "the prefill queue does not answer") for view in prefillers]
+        prefillers = []
+    pricing = Pricing(query, overlaps=overlaps, tpot_s=settings.tpot_target_s)
+    remote, alone = pricing.remote(prefillers, decoders, queue)
+    excluded += [(Path.REMOTE, view, "no other worker could decode what it prefills") for view in alone]
+    ways: list[Way] = []
+    late: list[Way] = []
+    for way in (*pricing.local(decoders), *remote):
+        (ways if way.wait_s <= settings.wait_max_s else late).append(way)
+    return _Options(ways=ways, late=late, excluded=excluded)
+
+
+def _record(
+    chosen: Way, options: _Options, wanted: Path | None, settings: RouterSettings
+) -> tuple[Candidate, ...]:
+    """Turn the best ways, and as far as there is room the others, into candidates."""
+    room = settings.candidates_kept
+    restricted = chosen.path is wanted
+    free = [way for way in options.ways if not restricted or way.path is wanted]
+    barred = [way for way in options.ways if restricted and way.path is not wanted]
+    kept = [way.candidate() for way in free[:room]]
+    kept += [way.candidate(f"{wanted} prefill was asked for") for way in barred[: max(0, room - len(kept))]]
+    kept += [
+        way.candidate(f"its wait of {way.wait_s:.1f} s is longer than {settings.wait_max_s:g} s")
+        for way in sorted(options.late)[: max(0, room - len(kept))]
+    ]
+    if len(kept) < room:
+        rest = sorted(options.excluded, key=lambda e: (e[1].status.worker_id, e[0]))
+        kept += [
+            Candidate(path=path, worker_id=view.status.worker_id, excluded=why)
+            for path, view, why in rest[: room - len(kept)]
+        ]
+    return tuple(kept)
+
+
+def _reason(query: PlacementQuery, chosen: Way, options: _Options, wanted: Path | None) -> str:
+    """Say in one sentence what was chosen and what spoke against the other path."""
+    parts: list[str] = []
+    if wanted is not None:
+        asked = "was asked for" if chosen.path is wanted else "was asked for but is impossible"
+        why = "" if chosen.path is wanted else _why_not(wanted, options)
+        parts.append(f"{wanted} prefill {asked}{why}")
+    blocks = len(query.block_hashes)
+    parts.append(
+        f"worker {chosen.worker_id} holds {chosen.overlap_blocks} of {blocks} blocks; "
+        f"predicted TTFT {_ms(chosen.ttft_s)}"
+    )
+    if chosen.harm_s > 0:
+        parts.append(f"it stalls {_stall(chosen)}")
+    other = next((way for way in options.ways if way.path is not chosen.path), None)
+    if other is not None and wanted is None:
+        parts.append(_against(chosen, other))
+    elif other is None and wanted is None:
+        rest = Path.REMOTE if chosen.path is Path.LOCAL else Path.LOCAL
+        parts.append(f"{rest} is impossible{_why_not(rest, options)}")
+    return f"{chosen.path}: " + "; ".join(parts)
+
+
+def _against(chosen: Way, other: Way) -> str:
+    if other.harm_s > 0 and other.harm_s >= chosen.harm_s:
+        return f"prefilling on {other.worker_id} would stall {_stall(other)}"
+    how = "prefilling on" if other.path is Path.LOCAL else "handing over from"
+    return f"{how} {other.worker_id} would take {_ms(other.ttft_s)}"
+
+
+def _why_not(path: Path, options: _Options) -> str:
+    """Say why a path is closed, by the first worker that would have offered it."""
+    late: Sequence[Way] = [way for way in options.late if way.path is path]
+    if late:
+        least = min(late)
+        return f" ({least.worker_id} would keep it waiting for {least.wait_s:.1f} s)"
+    excluded = sorted((v.status.worker_id, why) for p, v, why in options.excluded if p is path)
+    if not excluded:
+        return " (no worker offers it)"
+    worker_id, why = excluded[0]
+    return f" ({worker_id}: {why})"
+
+
+def _stall(way: Way) -> str:
+    plural = "request" if way.harmed_count == 1 else "requests"
+    each = "" if way.harmed_count == 1 else " each"
+    return f"{way.harmed_count} running {plural} for {_ms(way.harm_s / way.harmed_count)}{each}"
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1000:.3g} ms" if seconds < 1 else f"{seconds:.2f} s"

@@ -1,0 +1,82 @@
+"""What waits in the prefill queue, in the numbers a placement needs.
+
+Comes in: the queue's records as its mirror shows them. Goes out: waiting tokens per model, and who
+claimed what. Invariant: every task is counted once, as waiting or as claimed.
+Not here: the mirror (`services.bus`), the order of claims (`services.prefill`).
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from services.domain.ids import WorkerId
+from services.domain.task import QueuedTask, TaskRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueLoad:
+    """Prompts of one model that wait for any prefill worker.
+
+    Attributes:
+        waiting_tokens: uncached tokens of all of them.
+        waiting_count: how many.
+        reachable: whether a prompt could be queued now at all.
+    """
+
+    waiting_tokens: int = 0
+    waiting_count: int = 0
+    reachable: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimedWork:
+    """A task that a worker took."""
+
+    task_id: str
+    worker_id: WorkerId
+    prompt_tokens: int
+    uncached_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueReading:
+    """The queue at one moment."""
+
+    waiting: dict[str, tuple[int, int]]
+    """By model: uncached tokens and count of unclaimed tasks."""
+    claimed: tuple[ClaimedWork, ...]
+
+
+def read_queue(
+    tasks: Iterable[QueuedTask], block_size_tokens: Callable[[WorkerId], int | None]
+) -> QueueReading:
+    """Sum up the queue.
+
+    Args:
+        tasks: all tasks in the queue.
+        block_size_tokens: block size of a worker, None when it is not known.
+    """
+    waiting: dict[str, tuple[int, int]] = {}
+    claimed: list[ClaimedWork] = []
+    for task in tasks:
+        record = task.record
+        uncached = _uncached_tokens(record, block_size_tokens)
+        if task.claim is None:
+            tokens, count = waiting.get(record.model, (0, 0))
+            waiting[record.model] = (tokens + uncached, count + 1)
+        else:
+            claimed.append(
+                ClaimedWork(
+                    task_id=f"{record.task_id}/{task.claim.attempt}",
+                    worker_id=task.claim.worker_id,
+                    prompt_tokens=record.prompt_tokens,
+                    uncached_tokens=uncached,
+                )
+            )
+    return QueueReading(waiting=waiting, claimed=tuple(claimed))
+
+
+def _uncached_tokens(record: TaskRecord, block_size_tokens: Callable[[WorkerId], int | None]) -> int:
+    if record.preferred_worker_id is None or record.preferred_overlap_blocks == 0:
+        return record.prompt_tokens
+    size = block_size_tokens(record.preferred_worker_id) or 0
+    return max(1, record.prompt_tokens - record.preferred_overlap_blocks * size)

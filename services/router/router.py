@@ -1,0 +1,216 @@
+"""The router as one object: what arrives is folded in, decisions come out. No I/O, no clock.
+
+Comes in: statuses, departures, KV batches and snapshots, queue readings, ends of requests, queries.
+Goes out: placements, and what to fetch next. Invariant: each call's result depends on the calls before
+it and on its arguments alone. Not here: feeding it (`services.router.feed`).
+"""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from services.domain.blocks import KvEventBatch, KvSnapshot
+from services.domain.errors import Rejected
+from services.domain.ids import RequestId, WorkerId
+from services.domain.placement import DecodePlacement, DecodeQuery, Path, Placement, PlacementQuery
+from services.domain.task import QueuedTask
+from services.domain.worker import WorkerStatus
+from services.router.accuracy import HitRecord, IndexWrong
+from services.router.decode_placement import place_decode
+from services.router.fleet import FleetView, burden_of_prompt, burden_of_sequence
+from services.router.index import Applied, Folded, GapFound, PrefixIndex
+from services.router.ledger import Burden, Ledger
+from services.router.placement import place
+from services.router.queue_load import QueueLoad, read_queue
+from services.router.settings import RouterSettings
+
+
+class Placer(Protocol):
+    """What a gateway asks of a router, in its own process or of another."""
+
+    async def place(self, query: PlacementQuery) -> Placement | Rejected:
+        """Say where a prompt is prefilled; also remembers it as load until a status shows it.
+
+        Raises:
+            WorkerLost: a router in another process did not answer in time.
+        """
+        ...
+
+    async def place_decode(self, query: DecodeQuery) -> DecodePlacement | Rejected:
+        """Say who continues a handed-over prompt; also remembers it as load.
+
+        Raises:
+            WorkerLost: a router in another process did not answer in time.
+        """
+        ...
+
+
+class Router:
+    """Fleet, index and queue, and the two decisions made from them."""
+
+    def __init__(self, settings: RouterSettings) -> None:
+        self.settings = settings
+        self.fleet = FleetView(settings)
+        self.index = PrefixIndex(
+            slack_frac=settings.index_slack_frac, batches_waiting_max=settings.index_batches_waiting_max
+        )
+        self._hits = HitRecord()
+        self._queued: dict[str, tuple[int, int]] = {}
+        self._queue_reachable = True
+        self._enqueued: Ledger[str] = Ledger(settings.placements_max)
+        """Prompts sent to the queue of a model that its mirror may not show yet."""
+        self._claims: set[str] = set()
+        self.trimmed_blocks = 0
+        """Blocks dropped from the index since its start because a worker claimed more than it can hold."""
+
+    # Folds -------------------------------------------------------------------------------------------
+
+    def fold_status(self, status: WorkerStatus, now_s: float) -> GapFound | None:
+        """Take a status; returns what is missing from the worker's index, if something is."""
+        self.forget_silent(now_s)
+        if not self.fleet.fold_status(status, now_s):
+            return None
+        return self._note(
+            self.index.fold_worker(
+                status.worker_id,
+                epoch=status.epoch,
+                kv_blocks=status.limits.kv_blocks,
+                kv_sequence=status.kv_sequence,
+            )
+        )
+
+    def fold_left(self, worker_id: WorkerId) -> None:
+        """Take a departure, announced or noticed by a broken link."""
+        self.fleet.fold_left(worker_id)
+        self.index.forget(worker_id)
+        self._hits.forget(worker_id)
+
+    def forget_silent(self, now_s: float) -> tuple[WorkerId, ...]:
+        """Drop workers not heard of for too long; returns who."""
+        gone = self.fleet.forget(now_s)
+        for worker_id in gone:
+            self.index.forget(worker_id)
+            self._hits.forget(worker_id)
+        return gone
+
+    def fold_kv(self, batch: KvEventBatch) -> GapFound | None:
+        """Take KV events; returns what is missing, once per gap."""
+        return self._note(self.index.fold(batch))
+
+    def fold_snapshot(self, snapshot: KvSnapshot) -> GapFound | None:
+        """Take a snapshot; returns what is still missing, if something is."""
+        return self._note(self.index.fold_snapshot(snapshot))
+
+    def fold_queue(self, tasks: Iterable[QueuedTask], now_s: float) -> None:
+        """Take everything that is in the prefill queue now."""
+        reading = read_queue(tasks, self._block_size_tokens)
+        self._queued = reading.waiting
+        for model in self._enqueued.places():
+            self._enqueued.settle(model, now_s - self.settings.placement_settle_s)
+        claims = {work.task_id for work in reading.claimed}
+        for ended in self._claims - claims:
+            self.fleet.fold_ended(ended)
+        for work in reading.claimed:
+            view = self.fleet.get(work.worker_id)
+            if work.task_id not in self._claims and view is not None:
+                burden = burden_of_prompt(
+                    view.limits, prompt_tokens=work.prompt_tokens, uncached_tokens=work.uncached_tokens
+                )
+                self.fleet.fold_placed(work.task_id, work.worker_id, burden, now_s)
+        self._claims = claims
+
+    def fold_bus(self, *, connected: bool, now_s: float) -> None:
+        """Take whether the bus answers; while it does not, nothing ages and nothing can be queued."""
+        self._queue_reachable = connected
+        self.fleet.fold_bus(connected=connected, now_s=now_s)
+
+    def fold_ended(self, request_id: RequestId) -> None:
+        """Forget a request's placement because it ended; unknown ids are ignored."""
+        self._enqueued.end(request_id)
+        self.fleet.fold_ended(request_id)
+
+    def fold_hit(self, worker_id: WorkerId, *, promised_blocks: int, reused_tokens: int) -> IndexWrong | None:
+        """Compare what the index promised with what the engine that computed the prompt reused.
+
+        Returns:
+            An alarm when they disagreed too often; the worker's index is then dropped, and
+            `awaiting_snapshot` names it.
+        """
+        size = self._block_size_tokens(worker_id)
+        if size is None:
+            return None
+        wrong = self._hits.fold(
+            worker_id, promised_tokens=promised_blocks * size, reused_tokens=reused_tokens
+        )
+        if wrong is not None:
+            self.index.distrust(worker_id)
+        return wrong
+
+    def awaiting_snapshot(self) -> tuple[WorkerId, ...]:
+        """Workers whose snapshot is to be fetched and folded, ordered."""
+        return self.index.awaiting()
+
+    # Decisions ---------------------------------------------------------------------------------------
+
+    def place(self, query: PlacementQuery, now_s: float) -> Placement | Rejected:
+        """Decide where a prompt is prefilled, and remember it as load."""
+        outcome = place(
+            query,
+            fleet=self.fleet,
+            overlaps=self.index.overlaps(query.block_hashes),
+            queue=self.queue_load(query.scope.model),
+            settings=self.settings,
+            now_s=now_s,
+        )
+        if isinstance(outcome, Placement):
+            self._remember(query, outcome, now_s)
+        return outcome
+
+    def place_decode(self, query: DecodeQuery, now_s: float) -> DecodePlacement | Rejected:
+        """Decide who continues a handed-over prompt, and remember it as load."""
+        outcome = place_decode(query, fleet=self.fleet, settings=self.settings, now_s=now_s)
+        view = self.fleet.get(outcome.worker_id) if isinstance(outcome, DecodePlacement) else None
+        if view is not None:
+            self._enqueued.end(query.request_id)
+            burden = burden_of_sequence(view.limits, context_tokens=query.context_tokens)
+            self.fleet.fold_placed(query.request_id, view.worker_id, burden, now_s)
+        return outcome
+
+    def queue_load(self, model: str) -> QueueLoad:
+        """What waits for any prefill worker of a model, own placements on their way included."""
+        tokens, count = self._queued.get(model, (0, 0))
+        sent = self._enqueued.at(model)
+        return QueueLoad(
+            waiting_tokens=tokens + sent.prefill_tokens,
+            waiting_count=count + sent.waiting_count,
+            reachable=self._queue_reachable,
+        )
+
+    # Inside ------------------------------------------------------------------------------------------
+
+    def _remember(self, query: PlacementQuery, placed: Placement, now_s: float) -> None:
+        view = self.fleet.get(placed.worker_id)
+        if view is None:
+            return
+        cached = placed.overlap_blocks * view.limits.block_size_tokens
+        uncached = max(1, query.prompt_tokens - cached)
+        if placed.path is Path.LOCAL:
+            self._enqueued.end(query.request_id)
+            burden = burden_of_prompt(
+                view.limits, prompt_tokens=query.prompt_tokens, uncached_tokens=uncached
+            )
+            self.fleet.fold_placed(query.request_id, placed.worker_id, burden, now_s)
+        else:
+            self.fleet.fold_ended(query.request_id)
+            burden = Burden(waiting_count=1, prefill_tokens=uncached)
+            self._enqueued.add(query.request_id, query.scope.model, burden, now_s)
+
+    def _note(self, folded: Folded) -> GapFound | None:
+        if isinstance(folded, GapFound):
+            return folded
+        if isinstance(folded, Applied):
+            self.trimmed_blocks += folded.trimmed_blocks
+        return None
+
+    def _block_size_tokens(self, worker_id: WorkerId) -> int | None:
+        view = self.fleet.get(worker_id)
+        return None if view is None else view.limits.block_size_tokens

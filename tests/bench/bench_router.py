@@ -1,0 +1,95 @@
+"""How long the router takes: one placement, one look-up, folding events and statuses.
+
+Run it with `python -m tests.bench.bench_router`. It prints one table; the ratio of a placement to a bare
+look-up in the same run is what stays comparable between machines.
+"""
+
+import random
+import time
+from collections.abc import Callable
+from statistics import quantiles
+
+from services.domain.blocks import BlockHash, BlocksRemoved, BlocksStored, KvEventBatch
+from services.domain.ids import EngineEpoch, WorkerId
+from services.domain.worker import WorkerLoad
+from services.router.router import Router
+from services.router.settings import RouterSettings
+from tests.router.scenery import DECODE, LIMITS, PREFILL, decode_query, query, worker
+
+WORKERS = 100
+PROMPT_TOKENS = 8000
+BLOCKS = PROMPT_TOKENS // 16
+ROUNDS = 2000
+
+
+def build(rng: random.Random) -> tuple[Router, list[tuple[BlockHash, ...]]]:
+    """A fleet of half prefill and half decode workers whose caches are nearly full."""
+    router = Router(RouterSettings())
+    prompts = [tuple(BlockHash(rng.getrandbits(64)) for _ in range(BLOCKS)) for _ in range(200)]
+    for i in range(WORKERS):
+        load = WorkerLoad(
+            running_count=rng.randrange(40),
+            running_context_tokens=rng.randrange(20_000),
+            waiting_prefill_tokens=rng.choice((0, 0, 3000)),
+            waiting_count=1,
+            kv_used_blocks=rng.randrange(2000),
+        )
+        name = f"worker-{i}"
+        router.fold_status(worker(name, DECODE if i % 2 else PREFILL, load=load), 0.0)
+        held = rng.sample(prompts, LIMITS.kv_blocks // BLOCKS)
+        events = tuple(
+            BlocksStored(parent=BlockHash(0), hashes=prompt[: rng.randrange(1, BLOCKS + 1)])
+            for prompt in held
+        )
+        router.fold_kv(batch(name, 1, events))
+    return router, prompts
+
+
+def batch(name: str, sequence: int, events: tuple[BlocksStored | BlocksRemoved, ...]) -> KvEventBatch:
+    """One batch of a worker."""
+    return KvEventBatch(worker_id=WorkerId(name), epoch=EngineEpoch("e1"), sequence=sequence, events=events)
+
+
+def measure(name: str, call: Callable[[int], object]) -> None:
+    """Print quantiles of the CPU time of a call: what else the machine does is not counted."""
+    took_us: list[float] = []
+    for i in range(ROUNDS):
+        start = time.thread_time_ns()
+        call(i)
+        took_us.append((time.thread_time_ns() - start) / 1000)
+    cuts = quantiles(took_us, n=100)
+    print(f"{name:46} p50 {cuts[49]:8.1f} us   p90 {cuts[89]:8.1f} us   p99 {cuts[98]:8.1f} us")
+
+
+def main() -> None:
+    """Measure everything once."""
+    rng = random.Random(7)
+    router, prompts = build(rng)
+    known = [query(f"k{i}", prompt_tokens=PROMPT_TOKENS, hashes=prompts[i % 200]) for i in range(ROUNDS)]
+    fresh = [query(f"f{i}", prompt_tokens=PROMPT_TOKENS) for i in range(ROUNDS)]
+    print(f"{WORKERS} workers, {BLOCKS} blocks per prompt, {len(router.index)} distinct blocks in the index")
+    measure("look-up, prompt held by several", lambda i: router.index.overlaps(known[i].block_hashes))
+    measure("look-up, prompt held by nobody", lambda i: router.index.overlaps(fresh[i].block_hashes))
+    measure("place, prompt held by several", lambda i: router.place(known[i], 0.0))
+    measure("place, prompt held by nobody", lambda i: router.place(fresh[i], 0.0))
+    measure("place a decode", lambda i: router.place_decode(decode_query(f"d{i}"), 0.0))
+    blocks = [tuple(BlockHash(rng.getrandbits(64)) for _ in range(64)) for _ in range(ROUNDS)]
+    measure(
+        "fold a batch of 64 blocks stored and 64 removed",
+        lambda i: router.fold_kv(
+            batch(
+                "worker-1",
+                i + 2,
+                (
+                    BlocksStored(parent=BlockHash(0), hashes=blocks[i]),
+                    BlocksRemoved(hashes=blocks[i - 1] if i else ()),
+                ),
+            )
+        ),
+    )
+    statuses = [worker("worker-3", DECODE, sequence=i + 2) for i in range(ROUNDS)]
+    measure("fold a status", lambda i: router.fold_status(statuses[i], 1.0))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Tests of the router, grouped by what it promises."""
