@@ -1,0 +1,188 @@
+"""The prefill queue's entries and the handoff on the wire.
+
+Invariant: what is written comes back equal. A queue entry holds the small record only; the body with the
+prompt is a message of its own, so that looking at thousands of waiting tasks stays cheap.
+"""
+
+from typing import NamedTuple
+
+from services.domain.blocks import BlockHash
+from services.domain.handoff import Handoff, Ticket
+from services.domain.ids import EngineEpoch, GatewayId, RequestId, TaskId, TicketId, WorkerId
+from services.domain.task import Claim, PrefillTask, PrefixMark, TaskRecord
+from services.wire.codec.fields import identity, number, parse, positive, present, writing
+from services.wire.codec.request import request_from_proto, request_to_proto
+from services.wire.codec.stream import delta_from_proto, delta_to_proto
+from services.wire.generated.baton.internal.v1 import handoff_pb2 as pb
+
+
+class QueueEntry(NamedTuple):
+    """Value of a task's key in the queue."""
+
+    record: TaskRecord
+    claim: Claim | None
+    attempts: int
+    """Claims so far, the present one included."""
+
+
+def record_to_proto(record: TaskRecord) -> pb.TaskRecord:
+    """Write a task's record."""
+    return pb.TaskRecord(
+        task_id=record.task_id,
+        gateway_id=record.gateway_id,
+        model=record.model,
+        priority=record.priority,
+        prompt_tokens=record.prompt_tokens,
+        marks=[pb.PrefixMark(depth_blocks=m.depth_blocks, block_hash=m.block_hash) for m in record.marks],
+        deadline_s=record.deadline_s,
+        ttft_target_s=record.ttft_target_s,
+        preferred_worker_id=record.preferred_worker_id,
+        preferred_overlap_blocks=record.preferred_overlap_blocks,
+    )
+
+
+def record_from_proto(message: pb.TaskRecord) -> TaskRecord:
+    """Read a task's record.
+
+    Raises:
+        WireError: a field is missing or malformed.
+    """
+    preferred = message.preferred_worker_id if message.HasField("preferred_worker_id") else None
+    deadline_s = message.deadline_s if message.HasField("deadline_s") else None
+    return TaskRecord(
+        task_id=TaskId(identity("TaskRecord.task_id", message.task_id)),
+        gateway_id=GatewayId(identity("TaskRecord.gateway_id", message.gateway_id)),
+        model=message.model,
+        priority=message.priority,
+        prompt_tokens=message.prompt_tokens,
+        marks=tuple(
+            PrefixMark(depth_blocks=m.depth_blocks, block_hash=BlockHash(m.block_hash)) for m in message.marks
+        ),
+        deadline_s=None if deadline_s is None else number("TaskRecord.deadline_s", deadline_s),
+        ttft_target_s=number("TaskRecord.ttft_target_s", message.ttft_target_s),
+        preferred_worker_id=None if preferred is None else WorkerId(preferred),
+        preferred_overlap_blocks=message.preferred_overlap_blocks,
+    )
+
+
+def encode_task(task: PrefillTask) -> bytes:
+    """Write a task's body: its record and its request.
+
+    Raises:
+        WireError: a value does not fit its field.
+    """
+    with writing("PrefillTask"):
+        record, request = record_to_proto(task.record), request_to_proto(task.request)
+        return pb.PrefillTask(record=record, request=request).SerializeToString()
+
+
+def decode_task(data: bytes) -> PrefillTask:
+    """Read a task's body.
+
+    Raises:
+        WireError: the bytes are no such message, or a field is missing or malformed.
+    """
+    message = parse(pb.PrefillTask, data)
+    present("PrefillTask.record", message, "record")
+    present("PrefillTask.request", message, "request")
+    return PrefillTask(record=record_from_proto(message.record), request=request_from_proto(message.request))
+
+
+def encode_entry(record: TaskRecord, claim: Claim | None, attempts: int) -> bytes:
+    """Write a queue entry.
+
+    Raises:
+        WireError: a value does not fit its field.
+    """
+    with writing("QueueEntry"):
+        held = None if claim is None else pb.Claim(worker_id=claim.worker_id, attempt=claim.attempt)
+        entry = pb.QueueEntry(record=record_to_proto(record), claim=held, attempts=attempts)
+        return entry.SerializeToString()
+
+
+def decode_entry(data: bytes) -> QueueEntry:
+    """Read a queue entry.
+
+    Raises:
+        WireError: the bytes are no such message, or a field is missing or malformed.
+    """
+    message = parse(pb.QueueEntry, data)
+    present("QueueEntry.record", message, "record")
+    claim = None
+    if message.HasField("claim"):
+        worker_id = WorkerId(identity("Claim.worker_id", message.claim.worker_id))
+        claim = Claim(worker_id=worker_id, attempt=message.claim.attempt)
+    return QueueEntry(record=record_from_proto(message.record), claim=claim, attempts=message.attempts)
+
+
+def ticket_to_proto(ticket: Ticket) -> pb.Ticket:
+    """Write a ticket."""
+    return pb.Ticket(
+        ticket_id=ticket.ticket_id,
+        request_id=ticket.request_id,
+        prefill_worker_id=ticket.prefill_worker_id,
+        epoch=ticket.epoch,
+        digest=ticket.digest,
+        prompt_tokens=ticket.prompt_tokens,
+        block_size_tokens=ticket.block_size_tokens,
+        block_count=ticket.block_count,
+        kv_bytes=ticket.kv_bytes,
+        lease_s=ticket.lease_s,
+        compatibility=ticket.compatibility,
+        connector=ticket.connector,
+    )
+
+
+def ticket_from_proto(message: pb.Ticket) -> Ticket:
+    """Read a ticket; whether it may be used is for `check_ticket` to say.
+
+    Raises:
+        WireError: a field is missing or malformed.
+    """
+    return Ticket(
+        ticket_id=TicketId(identity("Ticket.ticket_id", message.ticket_id)),
+        request_id=RequestId(identity("Ticket.request_id", message.request_id)),
+        prefill_worker_id=WorkerId(identity("Ticket.prefill_worker_id", message.prefill_worker_id)),
+        epoch=EngineEpoch(identity("Ticket.epoch", message.epoch)),
+        digest=message.digest,
+        prompt_tokens=message.prompt_tokens,
+        block_size_tokens=positive("Ticket.block_size_tokens", message.block_size_tokens),
+        block_count=message.block_count,
+        kv_bytes=message.kv_bytes,
+        lease_s=number("Ticket.lease_s", message.lease_s),
+        compatibility=message.compatibility,
+        connector=message.connector,
+    )
+
+
+def handoff_to_proto(handoff: Handoff) -> pb.Handoff:
+    """Write a handoff."""
+    return pb.Handoff(
+        task_id=handoff.task_id,
+        request_id=handoff.request_id,
+        worker_id=handoff.worker_id,
+        ticket=None if handoff.ticket is None else ticket_to_proto(handoff.ticket),
+        first=delta_to_proto(handoff.first),
+        first_is_exact=handoff.first_is_exact,
+        waited_s=handoff.waited_s,
+        prefill_s=handoff.prefill_s,
+    )
+
+
+def handoff_from_proto(message: pb.Handoff) -> Handoff:
+    """Read a handoff.
+
+    Raises:
+        WireError: a field is missing or malformed.
+    """
+    present("Handoff.first", message, "first")
+    return Handoff(
+        task_id=TaskId(identity("Handoff.task_id", message.task_id)),
+        request_id=RequestId(identity("Handoff.request_id", message.request_id)),
+        worker_id=WorkerId(identity("Handoff.worker_id", message.worker_id)),
+        ticket=ticket_from_proto(message.ticket) if message.HasField("ticket") else None,
+        first=delta_from_proto(message.first),
+        first_is_exact=message.first_is_exact,
+        waited_s=number("Handoff.waited_s", message.waited_s),
+        prefill_s=number("Handoff.prefill_s", message.prefill_s),
+    )
