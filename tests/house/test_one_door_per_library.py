@@ -17,6 +17,7 @@ DOORS: Mapping[str, tuple[str, ...]] = {
     "grpc_health": ("services/gateway",),
     "grpc_reflection": ("services/gateway",),
     "grpc_tools": ("services/wire",),
+    "httptools": ("services/gateway",),
     "httpx": ("services/cli", "services/cluster"),
     "jinja2": ("services/gateway", "services/tinymodel"),
     "kubernetes": ("planner",),
