@@ -29,7 +29,7 @@ class LoopClock:
         return asyncio.get_running_loop().time()
 
 
-class Deadlock(RuntimeError):
+class DeadlockError(RuntimeError):
     """Everything waits and nothing is scheduled: real time would stand still for ever."""
 
 
@@ -45,7 +45,7 @@ class _InstantSelector(selectors.SelectSelector):
         if ready or timeout == 0:
             return ready
         if timeout is None:
-            raise Deadlock("every task waits and no timer is set")
+            raise DeadlockError("every task waits and no timer is set")
         self.now_s += max(timeout, 0.0)
         return []
 
@@ -69,7 +69,7 @@ def run_virtual(main: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end on a new virtual clock.
 
     Raises:
-        Deadlock: when everything waits and no timer is set.
+        DeadlockError: when everything waits and no timer is set.
     """
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         return runner.run(main)

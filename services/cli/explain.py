@@ -1,0 +1,66 @@
+"""`baton explain`: why a request went where it went, and what it cost."""
+
+import argparse
+
+import msgspec
+
+from services.cli.api import GatewayClient, add_url
+from services.cli.output import add_json, console, table, write_json
+from services.cli.story import Record, tell
+
+RECENT_SHOWN = 20
+
+
+def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the subcommand."""
+    command = commands.add_parser(
+        "explain",
+        help="why a request went where it went, and its timeline",
+        description="Show the decision and the timeline of a request; without an id, list recent ones.",
+        epilog="examples:\n  baton explain\n  baton explain REQUEST_ID\n  baton explain REQUEST_ID --json -",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("request_id", nargs="?", help="the answer's x-request-id header")
+    add_url(command)
+    add_json(command)
+    command.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    gateway = GatewayClient(options.url)
+    try:
+        if options.request_id is None:
+            return _list(gateway, options)
+        text = gateway.get(f"/baton/v1/requests/{options.request_id}")
+    finally:
+        gateway.close()
+    if write_json(options.json, msgspec.Raw(text)):
+        return 0
+    for line in tell(msgspec.json.decode(text, type=Record)):
+        console.print(line, markup=False)
+    return 0
+
+
+def _list(gateway: GatewayClient, options: argparse.Namespace) -> int:
+    text = gateway.get("/baton/v1/requests")
+    if write_json(options.json, msgspec.Raw(text)):
+        return 0
+    records = msgspec.json.decode(text, type=dict[str, list[Record]])["requests"]
+    rows = [_row(record) for record in records[:RECENT_SHOWN]]
+    columns = ("request", "path", "prompt tok", "cached tok", "output tok", "TTFT ms", "TPOT ms", "state")
+    console.print(table("", columns, rows))
+    return 0
+
+
+def _row(record: Record) -> tuple[str, ...]:
+    ttft_s, tpot_s = record.at_s("first_token"), record.tpot_s
+    return (
+        record.request_id,
+        record.placement.path if record.placement else "-",
+        str(record.prompt_tokens),
+        "-" if record.cached_tokens is None else str(record.cached_tokens),
+        str(record.output_tokens),
+        "-" if ttft_s is None else f"{ttft_s * 1e3:.1f}",
+        "-" if tpot_s is None else f"{tpot_s * 1e3:.2f}",
+        record.finish or "running",
+    )

@@ -1,0 +1,88 @@
+"""`baton status`: pools, queue and KV use of a running cluster."""
+
+import argparse
+
+import msgspec
+
+from services.cli.api import GatewayClient, add_url
+from services.cli.output import add_json, console, table, write_json
+
+
+class _Limits(msgspec.Struct):
+    kv_blocks: int
+    block_size_tokens: int
+
+
+class _Load(msgspec.Struct):
+    running_count: int
+    waiting_count: int
+    waiting_prefill_tokens: int
+    kv_used_blocks: int
+    leased_blocks: int
+
+
+class _Worker(msgspec.Struct):
+    worker_id: str
+    model: str
+    phases: list[str]
+    lifecycle: str
+    address: str
+    engine_kind: str
+    limits: _Limits
+    load: _Load
+
+
+class _Cluster(msgspec.Struct):
+    workers: list[_Worker]
+    queue_waiting_count: int
+    active_count: int
+    bus_connected: bool
+
+
+def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the subcommand."""
+    command = commands.add_parser(
+        "status",
+        help="workers, queue and KV use",
+        description="Show workers, prefill queue and KV use as one gateway sees them.",
+        epilog="examples:\n  baton status\n  baton status --json -",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_url(command)
+    add_json(command)
+    command.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    gateway = GatewayClient(options.url)
+    try:
+        text = gateway.get("/baton/v1/cluster")
+    finally:
+        gateway.close()
+    if write_json(options.json, msgspec.Raw(text)):
+        return 0
+    cluster = msgspec.json.decode(text, type=_Cluster)
+    columns = ("worker", "phases", "state", "running", "waiting", "prompt tok", "KV used", "leased")
+    console.print(table("", columns, [_row(w) for w in cluster.workers]))
+    bus = (
+        "connected" if cluster.bus_connected else "NOT CONNECTED: new prompts are prefilled by decode workers"
+    )
+    console.print(
+        f"prefill queue: {cluster.queue_waiting_count} tasks; requests of this gateway: "
+        f"{cluster.active_count}; NATS: {bus}"
+    )
+    return 0
+
+
+def _row(worker: _Worker) -> tuple[str, ...]:
+    load = worker.load
+    return (
+        worker.worker_id,
+        "+".join(worker.phases),
+        worker.lifecycle,
+        str(load.running_count),
+        str(load.waiting_count),
+        str(load.waiting_prefill_tokens),
+        f"{load.kv_used_blocks / worker.limits.kv_blocks:.1%}",
+        str(load.leased_blocks),
+    )

@@ -1,0 +1,206 @@
+"""`baton up`: a cluster on this machine, until Ctrl-C."""
+
+import argparse
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Literal
+
+from services.cli.output import console, stderr
+from services.cluster.local import LocalCluster, Progress
+from services.cluster.settings import ClusterSettings
+from services.domain.errors import EngineFailed
+from services.runtime.lifecycle import StopSignal
+from services.runtime.settings import parse, read_yaml
+from services.runtime.tasks import first_of
+
+_EXAMPLES = """\
+examples:
+  baton up                                              one prefill, one decode worker of real vLLM
+  baton up --engine simulated --prefill 8 --decode 8    no weights, no computing, up in seconds
+  baton up --both 2                                     two soft-roled workers
+  baton up --config cluster.yaml --http-port 8080       flags win over the file
+  baton up --http-port 0 --grpc-port 0                  free ports, so that clusters run side by side
+"""
+
+NOTHING = 0
+
+
+def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the subcommand."""
+    command = commands.add_parser(
+        "up",
+        help="run a cluster on this machine",
+        description="Start NATS, workers and a gateway on this machine; Ctrl-C stops them all.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_cluster_options(command)
+    command.set_defaults(run=run)
+
+
+def add_cluster_options(command: argparse.ArgumentParser) -> None:
+    """Add the options that say what cluster is wanted."""
+    command.add_argument("--config", type=Path, metavar="FILE", help="YAML settings; see docs/settings.md")
+    command.add_argument("--name", help="namespace on the bus (default: local)")
+    command.add_argument(
+        "--engine", choices=("vllm", "simulated"), help="engine of all workers (default: vllm)"
+    )
+    command.add_argument("--model", metavar="FOLDER", help="model folder (default: the tiny model shipped)")
+    command.add_argument("--model-name", metavar="NAME", help="name that clients ask for")
+    command.add_argument("--prefill", type=int, metavar="N", help="prefill workers (default: 1)")
+    command.add_argument("--decode", type=int, metavar="N", help="decode workers (default: 1)")
+    command.add_argument("--both", type=int, metavar="N", help="workers with both phases (default: 0)")
+    command.add_argument("--http-port", type=int, metavar="PORT", help="0 takes a free one (default: 8000)")
+    command.add_argument("--grpc-port", type=int, metavar="PORT", help="0 takes a free one (default: 8001)")
+    command.add_argument("--nats-url", metavar="URL", help="an existing NATS server (default: embedded)")
+    command.add_argument("--run-folder", metavar="DIR", help="keep settings and logs of all processes here")
+
+
+_FLAGS: dict[str, tuple[str, ...]] = {
+    "name": ("name",),
+    "engine": ("engine",),
+    "model": ("model", "folder"),
+    "model_name": ("model", "name"),
+    "prefill": ("pools", "prefill"),
+    "decode": ("pools", "decode"),
+    "both": ("pools", "both"),
+    "http_port": ("edge", "http_port"),
+    "grpc_port": ("edge", "grpc_port"),
+    "nats_url": ("nats", "url"),
+    "run_folder": ("run_folder",),
+}
+
+
+def read_settings(options: argparse.Namespace) -> ClusterSettings:
+    """Merge the file and the flags; flags win.
+
+    Raises:
+        ConfigurationInvalid: a key is unknown or a value cannot be.
+    """
+    values = read_yaml(options.config) if options.config else {}
+    for flag, keys in _FLAGS.items():
+        value = getattr(options, flag, None)
+        if value is not None:
+            _set(values, keys, value)
+    if options.both and options.prefill is None and options.decode is None and "pools" not in values:
+        _set(values, ("pools", "prefill"), NOTHING)
+        _set(values, ("pools", "decode"), NOTHING)
+    return parse(ClusterSettings, values, source=str(options.config or "flags"))
+
+
+def _set(values: dict[str, object], keys: tuple[str, ...], value: object) -> None:
+    for key in keys[:-1]:
+        inner = values.setdefault(key, {})
+        if not isinstance(inner, dict):
+            return  # the file has something else there; `parse` says so
+        values = inner
+    values[keys[-1]] = value
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the subcommand."""
+    return asyncio.run(with_cluster(read_settings(options), _until_stopped))
+
+
+async def with_cluster(
+    settings: ClusterSettings, work: Callable[[LocalCluster, StopSignal], Awaitable[int]]
+) -> int:
+    """Bring a cluster up, do some work with it, take it down whatever happens.
+
+    Args:
+        settings: what is wanted.
+        work: called when everything serves; returns the exit code.
+    """
+    stop = StopSignal()
+    stop.install()
+    cluster = LocalCluster(settings)
+    asked = asyncio.ensure_future(stop.asked.wait())
+    forcing = asyncio.ensure_future(_force(stop, cluster))
+    code = 1
+    try:
+        code = await _start_and_work(cluster, stop, asked, work)
+    except EngineFailed as error:
+        stderr.print(f"[red]{error}[/red]")
+    finally:
+        stderr.print(
+            "stopping …" if not stop.asked.is_set() else "\nstopping … (Ctrl-C again to stop at once)"
+        )
+        killed = await cluster.stop(keep_logs=code != 0)
+        asked.cancel()
+        forcing.cancel()
+        if killed:
+            stderr.print(f"had to kill: {', '.join(killed)}")
+        if code != 0 or settings.run_folder is not None:
+            stderr.print(f"logs are in {cluster.folder}")
+    return code
+
+
+async def _start_and_work(
+    cluster: LocalCluster,
+    stop: StopSignal,
+    asked: "asyncio.Future[Literal[True]]",
+    work: Callable[[LocalCluster, StopSignal], Awaitable[int]],
+) -> int:
+    with stderr.status("starting …") as line:
+        starting = asyncio.ensure_future(cluster.start(lambda progress: line.update(_words(progress))))
+        await first_of(starting, asked)
+        if not starting.done():
+            starting.cancel()
+            await asyncio.wait({starting})
+            return 0
+        await starting
+    return await work(cluster, stop)
+
+
+def _words(progress: Progress) -> str:
+    missing = [name for name in progress.expected if name not in progress.ready]
+    shown = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
+    state = f"{len(progress.ready)} of {len(progress.expected)} workers ready"
+    waiting = f", waiting for {shown}" if missing else ""
+    gateway = "" if progress.gateway_ready else ", gateway starting"
+    return f"{progress.elapsed_s:.0f} s: {state}{waiting}{gateway}"
+
+
+async def _force(stop: StopSignal, cluster: LocalCluster) -> None:
+    await stop.forced.wait()
+    cluster.force()
+
+
+async def _until_stopped(cluster: LocalCluster, stop: StopSignal) -> int:
+    announce(cluster)
+    return await until_stopped(cluster, stop)
+
+
+async def until_stopped(cluster: LocalCluster, stop: StopSignal) -> int:
+    """Wait for a signal; a process that ends by itself is news and an error."""
+    asked = asyncio.ensure_future(stop.asked.wait())
+    broken = asyncio.ensure_future(cluster.wait_broken())
+    await first_of(asked, broken)
+    asked.cancel()
+    if not broken.done():
+        broken.cancel()
+        return 0
+    child = broken.result()
+    if stop.asked.is_set():
+        return 0
+    stderr.print(
+        f"[red]{child.spec.name} ended with exit code {child.exit_code}; its log ends:[/red]\n{child.tail()}"
+    )
+    return 1
+
+
+def announce(cluster: LocalCluster) -> None:
+    """Say where the cluster is and what to try."""
+    pools = cluster.settings.pools
+    console.print(
+        f"[bold]ready[/bold]: {pools.prefill} prefill, {pools.decode} decode, {pools.both} both "
+        f"({cluster.settings.engine} engines), model {cluster.settings.model.name}"
+    )
+    console.print(f"  OpenAI API  {cluster.http_url}/v1")
+    console.print(f"  gRPC        {cluster.grpc_address}")
+    console.print(f"  logs        {cluster.folder}")
+    url = "" if cluster.http_url.endswith(":8000") else f" --url {cluster.http_url}"
+    console.print("try, in another terminal (Ctrl-C here stops everything):")
+    for command in ('chat "What is prefill?"', "status", "explain"):
+        console.print(f"  .venv/bin/baton {command}{url}")

@@ -1,0 +1,194 @@
+"""Bring a cluster up on this machine, watch it, take it down.
+
+Comes in: `ClusterSettings` and a place to report progress. Goes out: a running cluster with its ports.
+Invariant: `stop` (also after a failed or interrupted start) leaves no process and no port; the run
+folder is kept when something went wrong, so that its logs can be read.
+Not here: what is printed (`services.cli`).
+"""
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import msgspec
+
+from services import tinymodel
+from services.bus.embedded import EmbeddedNats
+from services.bus.settings import EmbeddedSettings
+from services.cluster.plan import plan, worker_names
+from services.cluster.processes import Child, Children
+from services.cluster.settings import ClusterSettings
+from services.domain.errors import ConfigurationInvalid, EngineFailed
+
+POLL_S = 0.1
+HTTP_TIMEOUT_S = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far the start is.
+
+    Attributes:
+        ready: names of workers that serve.
+        expected: names of all workers.
+        gateway_ready: whether the gateway answers.
+        elapsed_s: since the start began.
+    """
+
+    ready: tuple[str, ...]
+    expected: tuple[str, ...]
+    gateway_ready: bool
+    elapsed_s: float
+
+
+class _SeenWorker(msgspec.Struct):
+    worker_id: str
+    lifecycle: str
+
+
+class _SeenCluster(msgspec.Struct):
+    workers: list[_SeenWorker]
+
+
+class LocalCluster:
+    """One cluster of processes on this machine."""
+
+    def __init__(self, settings: ClusterSettings) -> None:
+        self.settings = settings
+        self.folder = Path(settings.run_folder or tempfile.mkdtemp(prefix="baton-"))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._own_folder = settings.run_folder is None
+        self._ports_file = self.folder / "gateway.ports"
+        self._ports_file.unlink(missing_ok=True)
+        self._nats: EmbeddedNats | None = None
+        self._children = Children(self.folder)
+        self._force = asyncio.Event()
+        self.http_url = ""
+        self.grpc_address = ""
+        self.nats_url = settings.nats.url or ""
+
+    async def start(self, report: Callable[[Progress], None]) -> None:
+        """Start everything and wait until every worker serves.
+
+        Raises:
+            ConfigurationInvalid: a port is taken, the model folder is not one.
+            EngineFailed: a process ended or the time was up; the message holds the end of its log.
+        """
+        model_folder = _model_folder(self.settings)
+        if not self.nats_url:
+            self._nats = EmbeddedNats(
+                EmbeddedSettings(
+                    port=self.settings.nats.port,
+                    store_dir=str(self.folder / "nats"),
+                    log_file=str(self.folder / "nats.log"),
+                )
+            )
+            self.nats_url = await self._nats.start()
+        for spec in plan(
+            self.settings,
+            model_folder=model_folder,
+            nats_url=self.nats_url,
+            cores=sorted(os.sched_getaffinity(0)),
+            ports_file=str(self._ports_file),
+            parent_pid=os.getpid(),
+        ):
+            await self._children.start(spec)
+        await self._wait_ready(report)
+
+    async def _wait_ready(self, report: Callable[[Progress], None]) -> None:
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        expected = tuple(name for name, _ in worker_names(self.settings))
+        ready: tuple[str, ...] = ()
+        async with httpx.AsyncClient(timeout=HTTP_TIMEOUT_S, trust_env=False) as http:
+            while True:
+                dead = self._children.dead()
+                if dead is not None:
+                    raise _ended(dead)
+                answer = await self._ask(http)
+                if answer is not None:
+                    ready = tuple(w.worker_id for w in answer.workers if w.lifecycle == "ready")
+                elapsed_s = loop.time() - began_s
+                report(
+                    Progress(
+                        ready=ready, expected=expected, gateway_ready=answer is not None, elapsed_s=elapsed_s
+                    )
+                )
+                if set(expected) <= set(ready) and await self._serves(http):
+                    return
+                if elapsed_s > self.settings.start_timeout_s:
+                    missing = ", ".join(sorted(set(expected) - set(ready))) or "the gateway"
+                    raise EngineFailed(
+                        worker_id=missing,
+                        message=f"not ready after {elapsed_s:.0f} s: {missing}; logs are in {self.folder}",
+                    )
+                await asyncio.sleep(POLL_S)
+
+    async def _ask(self, http: httpx.AsyncClient) -> _SeenCluster | None:
+        if not self.http_url and not self._read_ports():
+            return None
+        try:
+            response = await http.get(f"{self.http_url}/baton/v1/cluster")
+            return msgspec.json.decode(response.content, type=_SeenCluster)
+        except (httpx.HTTPError, msgspec.MsgspecError):
+            return None
+
+    async def _serves(self, http: httpx.AsyncClient) -> bool:
+        try:
+            return (await http.get(f"{self.http_url}/health/ready")).status_code == httpx.codes.OK
+        except httpx.HTTPError:
+            return False
+
+    def _read_ports(self) -> bool:
+        """The gateway writes the ports it got (0 asks for any) beside its settings."""
+        try:
+            text = self._ports_file.read_bytes()
+        except FileNotFoundError:
+            return False
+        http_port, grpc_port = msgspec.json.decode(text, type=tuple[int, int])
+        self.http_url = f"http://{self.settings.edge.host}:{http_port}"
+        self.grpc_address = f"{self.settings.edge.host}:{grpc_port}"
+        return True
+
+    async def wait_broken(self) -> Child:
+        """Wait until a process ends by itself."""
+        return await self._children.wait_any()
+
+    def process_ids(self) -> dict[str, int]:
+        """Process id of each running child, by name."""
+        return {c.spec.name: c.process.pid for c in self._children.all() if c.exit_code is None}
+
+    def force(self) -> None:
+        """Do not wait any longer for an orderly stop."""
+        self._force.set()
+
+    async def stop(self, *, keep_logs: bool) -> tuple[str, ...]:
+        """End everything; returns the names of processes that had to be killed."""
+        killed = await self._children.stop(self.settings.stop_timeout_s, force=self._force)
+        if self._nats is not None:
+            await self._nats.stop()
+        if self._own_folder and not keep_logs:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        return killed
+
+
+def _model_folder(settings: ClusterSettings) -> str:
+    folder = Path(settings.model.folder) if settings.model.folder else tinymodel.model_folder()
+    if not (folder / "config.json").is_file():
+        raise ConfigurationInvalid(
+            key="model.folder", message=f"model.folder: {folder} has no config.json; name a model folder"
+        )
+    return str(folder.resolve())
+
+
+def _ended(child: Child) -> EngineFailed:
+    return EngineFailed(
+        worker_id=child.spec.name,
+        message=f"{child.spec.name} ended with exit code {child.exit_code}; "
+        f"its log ({child.log_file}) ends:\n{child.tail()}",
+    )

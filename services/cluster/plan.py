@@ -1,0 +1,119 @@
+"""From a cluster's settings to the processes that make it: pure, so that it can be shown and tested.
+
+Comes in: `ClusterSettings`, the cores of this machine, the NATS address. Goes out: one `ProcessSpec`
+per process, each with the settings file that it would also read on Kubernetes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from services.bus.settings import BusSettings
+from services.cluster.settings import ClusterSettings, EngineKind
+from services.domain.worker import Phase
+from services.engine.simulated.settings import SimulatedSettings
+from services.engine.vllm.settings import VllmSettings
+from services.gateway.process_settings import GatewayProcessSettings, ModelAsset
+from services.runtime.settings import dump_json
+from services.worker.settings import WorkerProcessSettings, WorkerSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessSpec:
+    """One process to start.
+
+    Attributes:
+        name: shown in progress and used for its log file.
+        command: subcommand of `baton` that it runs.
+        settings: content of its settings file, JSON.
+    """
+
+    name: str
+    command: str
+    settings: bytes
+
+
+def worker_names(settings: ClusterSettings) -> tuple[tuple[str, tuple[Phase, ...]], ...]:
+    """Names and phases of all workers, prefill first."""
+    pools = settings.pools
+    return (
+        *((f"prefill-{i}", (Phase.PREFILL,)) for i in range(pools.prefill)),
+        *((f"decode-{i}", (Phase.DECODE,)) for i in range(pools.decode)),
+        *((f"worker-{i}", (Phase.DECODE, Phase.PREFILL)) for i in range(pools.both)),
+    )
+
+
+def plan(
+    settings: ClusterSettings,
+    *,
+    model_folder: str,
+    nats_url: str,
+    cores: Sequence[int],
+    ports_file: str,
+    parent_pid: int,
+) -> tuple[ProcessSpec, ...]:
+    """List the processes of a cluster, workers first.
+
+    Args:
+        settings: what is wanted.
+        model_folder: folder of the served model.
+        nats_url: where NATS answers.
+        cores: CPU cores that may be used.
+        ports_file: where the gateway writes its ports.
+        parent_pid: process with which all of them end.
+    """
+    bus = BusSettings(
+        url=nats_url,
+        namespace=settings.name,
+        credentials_file=settings.nats.credentials_file,
+        limits=settings.bus,
+    )
+    workers = tuple(
+        WorkerSettings(
+            worker_id=name,
+            model=settings.model.name,
+            phases=phases,
+            prefill=settings.prefill,
+            engine=_engine(settings, index, model_folder, cores),
+        )
+        for index, (name, phases) in enumerate(worker_names(settings))
+    )
+    gateway = GatewayProcessSettings(
+        bus=bus,
+        edge=settings.edge,
+        conductor=settings.conductor,
+        router=settings.router,
+        models=(ModelAsset(name=settings.model.name, folder=model_folder),),
+        ports_file=ports_file,
+        log_format=settings.log_format,
+        parent_pid=parent_pid,
+    )
+    groups = [(w,) for w in workers] if settings.engine is EngineKind.VLLM else [workers]
+    return (
+        *(
+            ProcessSpec(
+                name=group[0].worker_id if len(group) == 1 else "workers",
+                command="worker",
+                settings=dump_json(
+                    WorkerProcessSettings(
+                        workers=group, bus=bus, log_format=settings.log_format, parent_pid=parent_pid
+                    )
+                ),
+            )
+            for group in groups
+        ),
+        ProcessSpec(name="gateway", command="gateway", settings=dump_json(gateway)),
+    )
+
+
+def _engine(
+    settings: ClusterSettings, index: int, model_folder: str, cores: Sequence[int]
+) -> VllmSettings | SimulatedSettings:
+    match settings.engine:
+        case EngineKind.SIMULATED:
+            return settings.simulated
+        case EngineKind.VLLM:
+            own = settings.cores[index] if settings.cores else (cores[index % len(cores)],)
+            base = settings.vllm or VllmSettings(model=model_folder)
+            return msgspec.structs.replace(base, model_name=settings.model.name, cores=own)

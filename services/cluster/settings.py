@@ -1,0 +1,126 @@
+"""Settings of a cluster on this machine: what `baton up` reads from YAML and flags.
+
+Comes in: one file, or nothing. Goes out: a frozen struct from which every process's own settings follow.
+"""
+
+from enum import StrEnum
+
+import msgspec
+
+from services.bus.settings import BusLimits
+from services.domain.errors import ConfigurationInvalid
+from services.engine.simulated.settings import SimulatedSettings
+from services.engine.vllm.settings import VllmSettings
+from services.gateway.edge.settings import EdgeSettings
+from services.gateway.settings import ConductorSettings
+from services.prefill.settings import PrefillSettings
+from services.router.settings import RouterSettings
+from services.runtime.telemetry import LogFormat
+
+
+class EngineKind(StrEnum):
+    """Which engine the workers run."""
+
+    VLLM = "vllm"
+    SIMULATED = "simulated"
+
+
+class PoolSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How many workers there are, by role."""
+
+    prefill: int = 1
+    """Workers that only read prompts; count."""
+
+    decode: int = 1
+    """Workers that write tokens (and read prompts when that is cheaper); count."""
+
+    both: int = 0
+    """Soft-roled workers that take tasks from the queue as well; count."""
+
+    @property
+    def total(self) -> int:
+        """All workers."""
+        return self.prefill + self.decode + self.both
+
+    def __post_init__(self) -> None:
+        for name in ("prefill", "decode", "both"):
+            if getattr(self, name) < 0:
+                raise ConfigurationInvalid(key=f"pools.{name}", message=f"pools.{name} must not be negative")
+        if self.decode + self.both < 1:
+            raise ConfigurationInvalid(
+                key="pools.decode",
+                message="pools: at least one worker must decode (pools.decode or pools.both)",
+            )
+
+
+class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which model is served."""
+
+    name: str = "baton-tiny"
+    """Name that clients ask for."""
+
+    folder: str | None = None
+    """Folder with weights, config and tokenizer; none takes the tiny model that Baton ships."""
+
+
+class NatsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which NATS the cluster uses."""
+
+    url: str | None = None
+    """An existing server; none starts an embedded one."""
+
+    port: int = 0
+    """Port of the embedded server; 0 chooses a free one."""
+
+    credentials_file: str | None = None
+    """NATS credentials file for an existing server."""
+
+
+class ClusterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A cluster on this machine."""
+
+    name: str = "local"
+    """Namespace on the bus: clusters that share a NATS server need different names."""
+
+    model: ModelSettings = ModelSettings()
+    pools: PoolSettings = PoolSettings()
+
+    engine: EngineKind = EngineKind.VLLM
+    """`vllm` computes; `simulated` takes its times from a performance model and needs no weights."""
+
+    vllm: VllmSettings | None = None
+    """Settings of vLLM engines; none takes what suits the shipped model on a CPU."""
+
+    simulated: SimulatedSettings = SimulatedSettings()
+    """Settings of simulated engines."""
+
+    cores: tuple[tuple[int, ...], ...] = ()
+    """CPU cores of each engine, first engine first; empty gives each engine one core in turn."""
+
+    nats: NatsSettings = NatsSettings()
+    bus: BusLimits = BusLimits()
+    edge: EdgeSettings = EdgeSettings()
+    conductor: ConductorSettings = ConductorSettings()
+    router: RouterSettings = RouterSettings()
+    prefill: PrefillSettings = PrefillSettings()
+
+    run_folder: str | None = None
+    """Where logs and settings of the processes go; none makes a folder under the system's temporary one."""
+
+    start_timeout_s: float = 300.0
+    """Longest wait until all workers are ready; seconds. Weights may have to be read."""
+
+    stop_timeout_s: float = 20.0
+    """Longest wait for processes to end after a stop before they are killed; seconds."""
+
+    log_format: LogFormat = LogFormat.TEXT
+    """How log lines look."""
+
+    def __post_init__(self) -> None:
+        if self.cores and len(self.cores) != self.pools.total:
+            raise ConfigurationInvalid(
+                key="cores", message=f"cores: {len(self.cores)} entries for {self.pools.total} workers"
+            )
+        for name in ("start_timeout_s", "stop_timeout_s"):
+            if getattr(self, name) <= 0:
+                raise ConfigurationInvalid(key=name, message=f"{name} must be above 0")

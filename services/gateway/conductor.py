@@ -1,0 +1,351 @@
+"""The conductor: owner of every open request of a gateway.
+
+Comes in: requests of the edge, messages of workers. Goes out: deltas, records, the state of the cluster.
+Invariant: each message finds the one life it is for, or is answered in a way that frees what it names;
+a life that ends, however it ends, leaves nothing behind and keeps its record.
+Not here: the order of what happens to a request (`services.gateway.journey`).
+"""
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from services.bus.port import Bus, QueueView
+from services.domain.blocks import BlockHash, KvSnapshot, hash_blocks
+from services.domain.errors import BusUnavailable, InternalFault, NotReady, ServingError, WorkerLost
+from services.domain.ids import GatewayId, RequestId, WorkerId
+from services.domain.link import (
+    Accepted,
+    Cancel,
+    Goodbye,
+    HandoffAnswer,
+    HandoffOffer,
+    TaskFailed,
+    TaskStarted,
+    ToGateway,
+    Welcome,
+)
+from services.domain.request import InferenceRequest
+from services.domain.stream import Delta, FinishReason, StepFrame
+from services.domain.timeline import Mark
+from services.domain.worker import Lifecycle, Phase, WorkerStatus
+from services.gateway.journey import Journey
+from services.gateway.life import Claimed, DeadlinePassed, Life, LinkLost, Offer
+from services.gateway.links import LinkPool
+from services.gateway.port import ClusterState, RequestRecord, ServedModel, ServeOptions
+from services.gateway.reach import Reach
+from services.gateway.settings import ConductorSettings
+from services.link.port import Dialer
+from services.router.feed import Feed
+from services.router.router import Router
+from services.runtime.clock import Clock
+from services.runtime.metrics import Meters
+from services.runtime.tasks import Nursery
+
+log = logging.getLogger(__name__)
+
+HASH_INLINE_TOKENS_MAX = 16_384
+"""Prompts up to this length are hashed on the event loop (about 1 ms); longer ones in a thread."""
+
+QUEUE_RETRY_S = 1.0
+
+_DONE = (FinishReason.STOP, FinishReason.LENGTH)
+"""Ends that a worker reached by itself: nothing is left to cancel."""
+
+
+class Conductor:
+    """Serves requests on a fleet of workers. Implements `services.gateway.port.Serving`."""
+
+    def __init__(
+        self,
+        settings: ConductorSettings,
+        router: Router,
+        bus: Bus,
+        dialer: Dialer,
+        *,
+        gateway_id: GatewayId,
+        clock: Clock,
+        meters: Meters,
+    ) -> None:
+        self._settings = settings
+        self._router = router
+        self._bus = bus
+        self._clock = clock
+        self._meters = meters
+        self._nursery = Nursery("conductor")
+        self._links = LinkPool(dialer, gateway_id, self._received, self._link_lost)
+        self._reach = Reach(
+            gateway_id=gateway_id,
+            settings=settings,
+            router=router,
+            bus=bus,
+            links=self._links,
+            clock=clock,
+            meters=meters,
+            nursery=self._nursery,
+        )
+        self._feed = Feed(
+            router,
+            bus,
+            snapshot=self._snapshot,
+            clock=clock,
+            meters=meters,
+            on_seen=self._links.seen,
+            on_left=self._links.left,
+        )
+        self._lives: dict[RequestId, Life] = {}
+        self._records: OrderedDict[RequestId, RequestRecord] = OrderedDict()
+        self._queue: QueueView | None = None
+        self._draining = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def start(self) -> None:
+        """Begin to follow fleet, caches and queue."""
+        self._nursery.start(self._feed.run(), "feed")
+        self._nursery.start(self._follow_queue(), "queue")
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Refuse new requests and wait for the open ones; True when all ended in time."""
+        self._draining = True
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def stop(self) -> None:
+        """Close all links; open requests end as lost. Idempotent."""
+        self._draining = True
+        await self._links.close()
+        await self._nursery.close()
+
+    # -- Serving --------------------------------------------------------------------------------
+
+    def models(self) -> tuple[ServedModel, ...]:
+        """Models of all known workers that decode."""
+        longest: dict[str, int] = {}
+        for status in self._statuses():
+            if Phase.DECODE in status.phases:
+                tokens = status.limits.context_tokens_max
+                longest[status.model] = max(longest.get(status.model, 0), tokens)
+        return tuple(ServedModel(name=n, context_tokens_max=t) for n, t in sorted(longest.items()))
+
+    def ready(self) -> str | None:
+        """Why nothing can be served now, or None."""
+        if self._draining:
+            return "this gateway drains"
+        decoders = [
+            s for s in self._statuses() if s.lifecycle is Lifecycle.READY and Phase.DECODE in s.phases
+        ]
+        if not decoders:
+            return "no decode worker is ready"
+        if all(self._links.get(s.worker_id) is None for s in decoders):
+            return "no decode worker can be reached"
+        return None
+
+    async def generate(self, request: InferenceRequest, options: ServeOptions) -> AsyncGenerator[Delta]:
+        """Serve a request; see `Serving.generate`."""
+        life = self._begin(request, options)
+        timer = asyncio.get_running_loop().call_at(
+            asyncio.get_running_loop().time() + life.deadline_at_s - self._clock.now_s(),
+            life.post,
+            DeadlinePassed(),
+        )
+        begun = False
+        try:
+            hashes = await self._hash(life)
+            async with aclosing(Journey(life, self._reach, hashes).run()) as deltas:
+                async for delta in deltas:
+                    life.sent(delta, self._clock.now_s())
+                    begun = True
+                    yield delta
+        except ServingError as error:
+            life.finish(FinishReason.ERROR, error, self._clock.now_s())
+            if not begun:
+                raise
+            yield Delta(request_id=request.request_id, finish=FinishReason.ERROR, error=error)
+        finally:
+            timer.cancel()
+            self._end(life)
+
+    def _begin(self, request: InferenceRequest, options: ServeOptions) -> Life:
+        if self._draining:
+            raise NotReady(message="this gateway drains; send the request to another", retry_after_s=1.0)
+        if request.request_id in self._lives:
+            raise InternalFault(message=f"request id {request.request_id} is in use")
+        deadline_s = self._settings.deadline_s if options.deadline_s is None else options.deadline_s
+        life = Life(request, options, now_s=self._clock.now_s(), deadline_s=deadline_s)
+        self._lives[request.request_id] = life
+        self._idle.clear()
+        self._meters.set("baton_requests_active", len(self._lives))
+        return life
+
+    async def _hash(self, life: Life) -> tuple[BlockHash, ...]:
+        request = life.request
+        views = self._router.fleet.serving(request.model, Phase.DECODE)
+        if not views:
+            return ()
+        size = views[0].limits.block_size_tokens
+        if request.prompt_tokens <= HASH_INLINE_TOKENS_MAX:
+            return hash_blocks(request.prompt_token_ids, block_size_tokens=size, scope=request.scope)
+        return await asyncio.to_thread(
+            hash_blocks, request.prompt_token_ids, block_size_tokens=size, scope=request.scope
+        )
+
+    def _end(self, life: Life) -> None:
+        """Free whatever a life still holds, and keep its record."""
+        life.finish(FinishReason.ABORTED, None, self._clock.now_s())
+        self._reach.answer_offer(life, taken=False, pulled=False)
+        record = life.record()
+        self._reach.drop_attempt(life, cancel=record.finish not in _DONE)
+        self._router.fold_ended(life.request.request_id)
+        self._check_promise(record)
+        del self._lives[life.request.request_id]
+        if not self._lives:
+            self._idle.set()
+        self._keep(record)
+        self._measure(record)
+
+    def _check_promise(self, record: RequestRecord) -> None:
+        """Hold what the index promised of a worker's cache against what its engine reused."""
+        if record.placement is None or record.cached_tokens is None or record.fallbacks:
+            return
+        computed_by = record.placement.worker_id if record.handoff is None else record.handoff.worker_id
+        if computed_by != record.placement.worker_id:
+            return
+        wrong = self._router.fold_hit(
+            computed_by,
+            promised_blocks=record.placement.overlap_blocks,
+            reused_tokens=record.cached_tokens,
+        )
+        if wrong is not None:
+            log.warning("the index of %s is wrong, it is fetched anew: %s", computed_by, wrong)
+
+    def _keep(self, record: RequestRecord) -> None:
+        self._records[record.request_id] = record
+        self._records.move_to_end(record.request_id)
+        while len(self._records) > self._settings.records_max:
+            self._records.popitem(last=False)
+
+    def _measure(self, record: RequestRecord) -> None:
+        meters, times = self._meters, record.timeline
+        meters.set("baton_requests_active", len(self._lives))
+        meters.observe("baton_prompt_tokens", record.prompt_tokens)
+        meters.count("baton_prompt_tokens_total", record.prompt_tokens)
+        meters.count("baton_cached_tokens_total", record.cached_tokens or 0)
+        meters.count("baton_output_tokens_total", record.output_tokens)
+        ended_s = times.at_s(Mark.ENDED)
+        for name, value in (
+            ("baton_ttft_seconds", times.ttft_s),
+            ("baton_tpot_seconds", times.tpot_s),
+            ("baton_e2e_seconds", ended_s),
+        ):
+            if value is not None:
+                meters.observe(name, value)
+
+    def record(self, request_id: RequestId) -> RequestRecord | None:
+        """What is known of a request, open or ended."""
+        life = self._lives.get(request_id)
+        return self._records.get(request_id) if life is None else life.record()
+
+    def recent(self) -> tuple[RequestRecord, ...]:
+        """Records still kept, newest first."""
+        return tuple(reversed(self._records.values()))
+
+    def cluster(self) -> ClusterState:
+        """The cluster as this gateway sees it."""
+        return ClusterState(
+            workers=self._statuses(),
+            queue_waiting_count=0 if self._queue is None else len(self._queue.tasks()),
+            active_count=len(self._lives),
+            bus_connected=self._bus.connected,
+        )
+
+    def _statuses(self) -> tuple[WorkerStatus, ...]:
+        return tuple(view.status for view in self._router.fleet.workers())
+
+    # -- what workers say -----------------------------------------------------------------------
+
+    def _received(self, worker_id: WorkerId, message: ToGateway) -> None:
+        match message:
+            case StepFrame(deltas=deltas):
+                for delta in deltas:
+                    life = self._reach.attempts.get(delta.request_id)
+                    if life is not None:
+                        life.post(delta)
+            case Accepted(request_id=request_id):
+                self._accepted(request_id)
+            case TaskStarted(request_id=request_id):
+                life = self._reach.attempts.get(request_id)
+                if life is None:
+                    self._links.send(worker_id, Cancel(request_id=request_id))
+                else:
+                    life.post(Claimed(worker_id=worker_id))
+            case HandoffOffer():
+                self._offered(worker_id, message)
+            case TaskFailed(request_id=request_id):
+                life = self._reach.attempts.get(request_id)
+                if life is not None:
+                    life.post(message)
+            case Welcome() | Goodbye():
+                pass  # the status says the same to every gateway
+
+    def _accepted(self, request_id: RequestId) -> None:
+        life = self._reach.attempts.get(request_id)
+        if life is None:
+            return
+        life.mark(Mark.HANDED_OVER, self._clock.now_s())
+        self._reach.answer_offer(life, taken=True, pulled=True)
+
+    def _offered(self, worker_id: WorkerId, message: HandoffOffer) -> None:
+        handoff = message.handoff
+        life = self._reach.attempts.get(handoff.request_id)
+        if life is None or life.offer is not None:
+            ticket_id = None if handoff.ticket is None else handoff.ticket.ticket_id
+            refusal = HandoffAnswer(
+                task_id=handoff.task_id,
+                request_id=handoff.request_id,
+                ticket_id=ticket_id,
+                taken=False,
+                pulled=False,
+            )
+            self._links.send(worker_id, refusal)
+            return
+        life.offer = Offer(worker_id=worker_id, handoff=handoff, received_s=self._clock.now_s())
+        life.post(life.offer)
+
+    def _link_lost(self, worker_id: WorkerId) -> None:
+        for life in self._lives.values():
+            if worker_id in (life.prefill_worker_id, life.decode_worker_id):
+                life.post(LinkLost(worker_id=worker_id))
+
+    # -- what the router needs ------------------------------------------------------------------
+
+    async def _snapshot(self, worker_id: WorkerId) -> KvSnapshot:
+        link = self._links.get(worker_id)
+        if link is None:
+            raise WorkerLost(worker_id=worker_id, message=f"no link to {worker_id} yet")
+        return await link.snapshot()
+
+    async def _follow_queue(self) -> None:
+        while True:
+            try:
+                async with self._bus.queue.view() as view:
+                    self._queue = view
+                    while True:
+                        now_s = self._clock.now_s()
+                        tasks = view.tasks()
+                        self._router.fold_queue(tasks, now_s)
+                        self._router.fold_bus(connected=self._bus.connected, now_s=now_s)
+                        self._meters.set("baton_queue_tasks", len(tasks))
+                        self._meters.set("baton_bus_connected", float(self._bus.connected))
+                        await view.changed(QUEUE_RETRY_S)
+            except BusUnavailable as error:
+                log.warning("the prefill queue does not answer, prompts are prefilled locally: %s", error)
+                self._queue = None
+                self._router.fold_bus(connected=False, now_s=self._clock.now_s())
+                await asyncio.sleep(QUEUE_RETRY_S)

@@ -1,0 +1,24 @@
+"""When the first token goes to the client: just in time for the second to follow at pace.
+
+Comes in: predictions. Goes out: seconds to hold. Source: an early first token without its second only
+moves the gap from TTFT into the first ITL, so it is sent no earlier than one TPOT target before the
+second is expected.
+"""
+
+from services.domain.handoff import Ticket
+from services.domain.performance import PerformanceModel
+
+
+def first_token_hold_s(
+    ticket: Ticket, decode: PerformanceModel, step_s: float, tpot_target_s: float
+) -> float:
+    """Seconds to hold the first token of a handoff.
+
+    Args:
+        ticket: of the handoff; its bytes have to move before the second token.
+        decode: performance of the chosen decode worker.
+        step_s: its predicted step with this request in it.
+        tpot_target_s: most time that may pass between first and second token.
+    """
+    second_s = decode.transfer_s(ticket.kv_bytes) + step_s
+    return max(0.0, second_s - tpot_target_s)

@@ -1,0 +1,90 @@
+"""The gateway process: settings in, edge and conductor up, drain at the first signal, exit code out."""
+
+import asyncio
+import logging
+import os
+import secrets
+from pathlib import Path
+
+import msgspec
+
+from services.bus import nats as nats_bus
+from services.domain.errors import ServingError
+from services.domain.ids import GatewayId
+from services.gateway.conductor import Conductor
+from services.gateway.edge.assets import ModelAssets
+from services.gateway.edge.server import EdgeServer
+from services.gateway.process_settings import GatewayProcessSettings
+from services.link.grpc_client import GrpcDialer
+from services.router.router import Router
+from services.runtime.clock import LoopClock
+from services.runtime.lifecycle import StopSignal, die_with_parent
+from services.runtime.metrics import Meters
+from services.runtime.tasks import first_of
+from services.runtime.telemetry import start_logging
+
+log = logging.getLogger(__name__)
+
+
+def run(settings: GatewayProcessSettings) -> int:
+    """Run a gateway until a signal; returns the exit code."""
+    start_logging("gateway", style=settings.log_format)
+    die_with_parent(settings.parent_pid)
+    return asyncio.run(_run(settings))
+
+
+async def _run(settings: GatewayProcessSettings) -> int:
+    stop = StopSignal()
+    stop.install()
+    meters = Meters()
+    gateway_id = GatewayId(f"gateway-{secrets.token_hex(6)}")
+    try:
+        assets = {m.name: ModelAssets.load(Path(m.folder)) for m in settings.models}
+        bus = await nats_bus.connect(settings.bus, meters=meters)
+    except ServingError as error:
+        log.error("%s: %s", error.code, error)
+        return 1
+    conductor = Conductor(
+        settings.conductor,
+        Router(settings.router),
+        bus,
+        GrpcDialer(settings.dial),
+        gateway_id=gateway_id,
+        clock=LoopClock(),
+        meters=meters,
+    )
+    edge = EdgeServer(settings.edge, conductor, meters, assets)
+    try:
+        await conductor.start()
+        ports = await edge.start()
+        if settings.ports_file is not None:
+            _write_ports(Path(settings.ports_file), ports)
+        log.info("%s serves HTTP on port %d, gRPC on port %d (pid %d)", gateway_id, *ports, os.getpid())
+        await stop.asked.wait()
+        await _drain(edge, conductor, stop, settings.conductor.drain_timeout_s)
+    except ServingError as error:
+        log.error("%s: %s", error.code, error)
+        return 1
+    finally:
+        await edge.stop()
+        await conductor.stop()
+        await bus.close()
+        log.info("stopped")
+    return 0
+
+
+def _write_ports(file: Path, ports: tuple[int, int]) -> None:
+    """Write whole or not at all: somebody is reading."""
+    draft = file.with_suffix(".new")
+    draft.write_bytes(msgspec.json.encode(ports))
+    draft.replace(file)
+
+
+async def _drain(edge: EdgeServer, conductor: Conductor, stop: StopSignal, timeout_s: float) -> None:
+    draining = asyncio.gather(edge.drain(timeout_s), conductor.drain(timeout_s))
+    forced = asyncio.ensure_future(stop.forced.wait())
+    await first_of(draining, forced)
+    forced.cancel()
+    if not draining.done():
+        draining.cancel()
+        await asyncio.wait({draining})

@@ -1,0 +1,38 @@
+"""Settings of the conductor: how patient it is and what it remembers."""
+
+import msgspec
+
+from services.domain.errors import ConfigurationInvalid
+
+
+class ConductorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How a request is led through the cluster."""
+
+    deadline_s: float = 600.0
+    """Deadline of requests that name none; seconds. Long enough for long outputs, never infinite."""
+
+    claim_patience_s: float = 5.0
+    """Longest wait for a prefill worker to claim a task before decode prefills it; seconds."""
+
+    lease_margin_s: float = 0.5
+    """Taken off every lease, for the time messages travel; seconds."""
+
+    attempts_max: int = 4
+    """Attempts (prefill and decode) of one request before it fails; count."""
+
+    records_max: int = 2000
+    """Ended requests kept for `baton explain`; count."""
+
+    drain_timeout_s: float = 60.0
+    """Longest wait for running requests after the first signal; seconds."""
+
+    def __post_init__(self) -> None:
+        for name in ("deadline_s", "claim_patience_s", "attempts_max", "records_max", "drain_timeout_s"):
+            if getattr(self, name) <= 0:
+                raise ConfigurationInvalid(
+                    key=f"conductor.{name}", message=f"conductor.{name} must be above 0"
+                )
+        if self.lease_margin_s < 0:
+            raise ConfigurationInvalid(
+                key="conductor.lease_margin_s", message="conductor.lease_margin_s must not be negative"
+            )

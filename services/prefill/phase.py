@@ -1,0 +1,327 @@
+"""The prefill phase: claim when there is room, prefill, hand over, complete after the answer.
+
+Comes in: the queue's view, results of the engine, answers of gateways. Goes out: claims, prefill jobs,
+`TaskStarted`, `HandoffOffer` and `TaskFailed`.
+Invariant: a task that this worker claimed ends here in exactly one of: completed after its gateway's
+answer, completed after a failure that its gateway was told, given back, lost to another. Its blocks are
+pulled, released, or end with their lease.
+Not here: which task to take (`services.prefill.ordering`), decode (`services.decode`).
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+
+from services.bus.port import Bus, QueueView
+from services.domain.errors import BusUnavailable, EngineFailed, ServingError
+from services.domain.handoff import Handoff
+from services.domain.ids import GatewayId, RequestId, TaskId, WorkerId
+from services.domain.link import HandoffAnswer, HandoffOffer, TaskFailed, TaskStarted
+from services.domain.stream import Delta, FinishReason
+from services.domain.task import ClaimedTask, QueuedTask
+from services.engine.port import Engine, EngineInfo, Prefilled, PrefillJob
+from services.link.port import GatewayLink
+from services.prefill.ordering import Claimant, Leave, Take, order
+from services.prefill.settings import PrefillSettings
+from services.runtime.clock import Clock
+from services.runtime.metrics import Meters
+from services.runtime.tasks import Nursery
+
+log = logging.getLogger(__name__)
+
+LOOK_AGAIN_S = 1.0
+"""Longest wait without a look at the queue; changes wake the phase at once."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Job:
+    claimed: ClaimedTask
+    started_s: float
+    prompt_tokens: int
+    offered: Prefilled | None = None
+    timer: asyncio.TimerHandle | None = None
+    writing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while the queue's entry is written: each write needs the revision that the last one made."""
+
+    @property
+    def task_id(self) -> TaskId:
+        return self.claimed.task.record.task_id
+
+    @property
+    def gateway_id(self) -> GatewayId:
+        return self.claimed.task.record.gateway_id
+
+    @property
+    def request_id(self) -> RequestId:
+        return self.claimed.task.request.request_id
+
+
+class PrefillPhase:
+    """All tasks that this worker holds."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        info: EngineInfo,
+        bus: Bus,
+        settings: PrefillSettings,
+        *,
+        worker_id: WorkerId,
+        links: dict[GatewayId, GatewayLink],
+        claimant: Callable[[], Claimant],
+        clock: Clock,
+        meters: Meters,
+    ) -> None:
+        self._engine = engine
+        self._info = info
+        self._bus = bus
+        self._settings = settings
+        self._worker_id = worker_id
+        self._links = links
+        self._claimant = claimant
+        self._clock = clock
+        self._meters = meters
+        self._jobs: dict[RequestId, _Job] = {}
+        self._open = True
+        self._wake = asyncio.Event()
+        self._nursery = Nursery("prefill")
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def begin_drain(self) -> None:
+        """Claim nothing from now on; what was claimed goes on."""
+        self._open = False
+        self._wake.set()
+
+    async def close(self) -> None:
+        """Stop claiming and renewing; idempotent. Jobs still held are given back by their claims' end."""
+        self._open = False
+        await self._nursery.close()
+
+    async def run(self) -> None:
+        """Claim tasks until cancelled or drained."""
+        self._nursery.start(self._renew(), "renew")
+        while self._open:
+            try:
+                async with self._bus.queue.view() as view:
+                    await self._follow(view)
+            except BusUnavailable as error:
+                log.warning("the prefill queue does not answer, trying again: %s", error)
+                await asyncio.sleep(LOOK_AGAIN_S)
+
+    async def _follow(self, view: QueueView) -> None:
+        view.on_removed(self._removed)
+        pump = self._nursery.start(self._pump(view), "watch")
+        try:
+            while self._open:
+                self._wake.clear()
+                retry_s = await self._claim_while_room(view)
+                try:
+                    async with asyncio.timeout(retry_s):
+                        await self._wake.wait()
+                except TimeoutError:
+                    pass
+                if pump.done():
+                    return
+        finally:
+            pump.cancel()
+
+    async def _pump(self, view: QueueView) -> None:
+        while True:
+            if await view.changed(LOOK_AGAIN_S):
+                self._wake.set()
+
+    async def _claim_while_room(self, view: QueueView) -> float:
+        while self._open and self._has_room():
+            match order(view.tasks(), self._claimant()):
+                case Leave(retry_s=retry_s):
+                    return LOOK_AGAIN_S if retry_s is None else min(retry_s, LOOK_AGAIN_S)
+                case Take(queued=queued):
+                    if not await self._claim(queued):
+                        return 0.0
+        return LOOK_AGAIN_S
+
+    def _has_room(self) -> bool:
+        """Late binding: one step's worth of prompts is in the engine, the rest stays in the queue."""
+        computing = sum(j.prompt_tokens for j in self._jobs.values() if j.offered is None)
+        return computing < self._info.limits.step_tokens_max
+
+    async def _claim(self, queued: QueuedTask) -> bool:
+        try:
+            claimed = await self._bus.queue.claim(queued, self._worker_id)
+        except BusUnavailable as error:
+            log.warning("claim of %s not confirmed: %s", queued.record.task_id, error)
+            return False
+        if claimed is None:
+            self._meters.count("baton_queue_claims_total", outcome="lost")
+            return True
+        self._meters.count("baton_queue_claims_total", outcome="won")
+        self._meters.observe("baton_queue_wait_seconds", claimed.waited_s)
+        request = claimed.task.request
+        job = _Job(claimed=claimed, started_s=self._clock.now_s(), prompt_tokens=request.prompt_tokens)
+        if claimed.claim.attempt > self._settings.attempts_max:
+            self._fail(
+                job,
+                EngineFailed(
+                    message=f"prefill failed {self._settings.attempts_max} times", worker_id=self._worker_id
+                ),
+            )
+            return True
+        self._jobs[request.request_id] = job
+        self._tell(
+            job,
+            TaskStarted(
+                task_id=job.task_id,
+                request_id=request.request_id,
+                attempt=claimed.claim.attempt,
+                waited_s=claimed.waited_s,
+            ),
+        )
+        self._engine.submit(PrefillJob(request=request))
+        return True
+
+    def finished(self, result: Prefilled) -> None:
+        """The engine ended a prefill job of this phase."""
+        job = self._jobs.get(result.request_id)
+        self._wake.set()
+        if job is None:
+            if result.ticket is not None:
+                self._engine.release(result.ticket.ticket_id)
+            return
+        if result.first.finish in (FinishReason.ERROR, FinishReason.ABORTED):
+            del self._jobs[result.request_id]
+            self._retry_or_fail(job, result.first.error)
+            return
+        self._offer(job, result)
+
+    def _offer(self, job: _Job, result: Prefilled) -> None:
+        prefill_s = self._clock.now_s() - job.started_s
+        self._meters.observe("baton_prefill_seconds", prefill_s)
+        handoff = Handoff(
+            task_id=job.task_id,
+            request_id=result.request_id,
+            worker_id=self._worker_id,
+            ticket=result.ticket,
+            first=result.first,
+            first_is_exact=not job.claimed.task.request.sampling.state_starts_at_prompt,
+            waited_s=job.claimed.waited_s,
+            prefill_s=prefill_s,
+        )
+        job.offered = result
+        job.timer = asyncio.get_running_loop().call_later(
+            self._settings.answer_timeout_s, self._unanswered, result.request_id
+        )
+        if not self._tell(job, HandoffOffer(handoff=handoff)):
+            self._unanswered(result.request_id)
+
+    def answered(self, answer: HandoffAnswer) -> None:
+        """A gateway said what became of a handoff."""
+        job = self._jobs.get(answer.request_id)
+        if job is None or job.offered is None:
+            return
+        outcome = "refused" if not answer.taken else "taken" if answer.pulled else "finished"
+        self._close_job(job, outcome=outcome, release=not answer.pulled)
+
+    def _unanswered(self, request_id: RequestId) -> None:
+        job = self._jobs.get(request_id)
+        if job is not None:
+            self._close_job(job, outcome="unanswered", release=True)
+
+    def _close_job(self, job: _Job, *, outcome: str, release: bool) -> None:
+        del self._jobs[job.request_id]
+        if job.timer is not None:
+            job.timer.cancel()
+        self._meters.count("baton_handoffs_total", outcome=outcome)
+        if job.offered is not None and job.offered.ticket is not None:
+            if release:
+                self._engine.release(job.offered.ticket.ticket_id)
+            else:
+                self._meters.count("baton_handoff_bytes_total", job.offered.ticket.kv_bytes)
+        self._later(self._complete(job), "complete")
+
+    def gateway_gone(self, gateway_id: GatewayId) -> None:
+        """Nobody waits for these tasks any more."""
+        for job in [j for j in self._jobs.values() if j.gateway_id == gateway_id]:
+            self._stop(job)
+            self._later(self._complete(job), "complete")
+
+    def _removed(self, task_id: TaskId) -> None:
+        """A task left the queue: when it was not this phase that completed it, it was cancelled."""
+        self._wake.set()
+        for job in [j for j in self._jobs.values() if j.task_id == task_id and j.offered is None]:
+            self._stop(job)
+
+    def cancel(self, request_id: RequestId) -> None:
+        """A gateway gave up a request that is being prefilled here."""
+        job = self._jobs.get(request_id)
+        if job is not None:
+            self._stop(job)
+            self._later(self._complete(job), "complete")
+
+    def _stop(self, job: _Job) -> None:
+        self._jobs.pop(job.request_id, None)
+        if job.timer is not None:
+            job.timer.cancel()
+        if job.offered is None:
+            self._engine.abort(job.request_id)
+        elif job.offered.ticket is not None:
+            self._engine.release(job.offered.ticket.ticket_id)
+
+    def _retry_or_fail(self, job: _Job, error: ServingError | None) -> None:
+        retryable = error is None or error.retryable
+        if retryable and job.claimed.claim.attempt < self._settings.attempts_max:
+            self._later(self._give_back(job), "give back")
+            return
+        self._fail(job, error or EngineFailed(message="prefill was aborted", worker_id=self._worker_id))
+
+    def _fail(self, job: _Job, error: ServingError) -> None:
+        final = Delta(request_id=job.request_id, finish=FinishReason.ERROR, error=error)
+        self._tell(job, TaskFailed(task_id=job.task_id, request_id=job.request_id, final=final))
+        self._later(self._complete(job), "complete")
+
+    def _tell(self, job: _Job, message: TaskStarted | HandoffOffer | TaskFailed) -> bool:
+        link = self._links.get(job.gateway_id)
+        return link is not None and link.send(message)
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.renew_s)
+            for job in list(self._jobs.values()):
+                await self._renew_one(job)
+
+    async def _renew_one(self, job: _Job) -> None:
+        async with job.writing:
+            if self._jobs.get(job.request_id) is not job:
+                return
+            try:
+                renewed = await self._bus.queue.renew(job.claimed)
+            except BusUnavailable:
+                return  # the claim may still hold; handing over a result twice has effect once
+            if renewed is not None:
+                job.claimed = renewed
+                return
+        if job.offered is None and self._jobs.get(job.request_id) is job:
+            self._meters.count("baton_queue_claims_total", outcome="expired")
+            self._stop(job)
+
+    def _later(self, work: Coroutine[None, None, None], name: str) -> None:
+        try:
+            self._nursery.start(work, name)
+        except RuntimeError:
+            log.debug("%s after close: the claim ends by itself", name)
+
+    async def _complete(self, job: _Job) -> None:
+        async with job.writing:
+            try:
+                await self._bus.queue.complete(job.claimed)
+            except BusUnavailable as error:
+                log.warning("completion of %s not confirmed: %s", job.task_id, error)
+
+    async def _give_back(self, job: _Job) -> None:
+        async with job.writing:
+            try:
+                await self._bus.queue.give_back(job.claimed)
+            except BusUnavailable as error:
+                log.warning("return of %s not confirmed: %s", job.task_id, error)

@@ -1,0 +1,79 @@
+"""Settings: YAML and environment into frozen structs, or a refusal that names the key.
+
+Comes in: a `msgspec.Struct` class (frozen, forbid_unknown_fields), a YAML mapping, overrides.
+Goes out: a value of that class. Invariant: nothing is clamped or guessed; a wrong value, an unknown
+key or an impossible combination (checked in `__post_init__`) refuses the start and names the key.
+Not here: the settings themselves; each room owns its own struct.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import yaml
+
+from services.domain.errors import ConfigurationInvalid
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+_AT_PATH = re.compile(r"^(?P<what>.*?)(?: - at `\$(?P<path>.*)`)?$", re.DOTALL)
+
+
+def parse(kind: type[S], values: Mapping[str, object], *, source: str) -> S:
+    """Turn plain values into settings.
+
+    Args:
+        kind: the struct class.
+        values: keys and values as YAML gives them.
+        source: where they come from, for the message ("baton.yaml", "flags").
+
+    Raises:
+        ConfigurationInvalid: a key is unknown or a value cannot be.
+    """
+    try:
+        return msgspec.convert(values, kind, strict=True)
+    except msgspec.ValidationError as error:
+        match = _AT_PATH.match(str(error))
+        what, path = (match["what"], match["path"] or "") if match else (str(error), "")
+        unknown = re.search(r"unknown field `(?P<name>[^`]*)`", what)
+        key = ".".join(p for p in (path.strip("."), unknown["name"] if unknown else "") if p)
+        raise ConfigurationInvalid(key=key or "?", message=f"{source}: {key or 'settings'}: {what}") from None
+
+
+def read_yaml(path: Path) -> dict[str, object]:
+    """Read a YAML mapping.
+
+    Raises:
+        ConfigurationInvalid: the file is missing, no YAML, or no mapping.
+    """
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationInvalid(key=str(path), message=f"{path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigurationInvalid(key=str(path), message=f"{path}: not valid YAML: {error}") from None
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict) or not all(isinstance(k, str) for k in loaded):
+        raise ConfigurationInvalid(key=str(path), message=f"{path}: must be a mapping of names to values")
+    return loaded
+
+
+def dump_json(settings: msgspec.Struct) -> bytes:
+    """Encode settings so that another process can `load_json` them."""
+    return msgspec.json.encode(settings)
+
+
+def load_json(kind: type[S], text: bytes, *, source: str) -> S:
+    """Read settings written by `dump_json`.
+
+    Raises:
+        ConfigurationInvalid: as `parse`.
+    """
+    try:
+        values = msgspec.json.decode(text, type=dict[str, object])
+    except msgspec.DecodeError as error:
+        raise ConfigurationInvalid(key="?", message=f"{source}: {error}") from None
+    return parse(kind, values, source=source)

@@ -1,0 +1,259 @@
+"""One worker: an engine, its phases, its links and its place in the fleet.
+
+Comes in: an engine, a bus, a link server. Goes out: status, KV events, and what the phases send.
+Invariant: a worker is announced only while its engine is healthy; after `drain` nothing new begins and
+`drained` is true once nothing runs, waits for an answer or is leased.
+Not here: what the phases do (`services.prefill`, `services.decode`), the process (`services.worker.process`).
+"""
+
+import asyncio
+import logging
+
+from services.bus.port import Bus, FleetChange, WorkerLeft, WorkerSeen
+from services.decode.phase import DecodePhase
+from services.domain.blocks import KvEvent, KvEventBatch, KvSnapshot
+from services.domain.errors import BusUnavailable, EngineFailed
+from services.domain.ids import EngineEpoch, GatewayId, WorkerId
+from services.domain.link import Cancel, Goodbye, HandoffAnswer, Hello, StartDecode, ToWorker
+from services.domain.worker import Lifecycle, Phase, WorkerStatus
+from services.engine.port import Engine, EngineInfo, EngineStep
+from services.link.port import GatewayLink, LinkServer
+from services.prefill.ordering import Claimant
+from services.prefill.phase import PrefillPhase
+from services.runtime.clock import Clock
+from services.runtime.metrics import Meters
+from services.runtime.tasks import Nursery
+from services.worker.holdings import Holdings
+from services.worker.settings import WorkerSettings
+
+log = logging.getLogger(__name__)
+
+DRAIN_POLL_S = 0.05
+
+KV_OUTBOX_BATCHES_MAX = 1024
+"""Batches that wait for the bus; beyond that the oldest is dropped and routers ask for a snapshot."""
+
+
+class Worker:
+    """Everything one engine does for the cluster. Also the `WorkerEndpoint` of its link server."""
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        engine: Engine,
+        bus: Bus,
+        links: LinkServer,
+        *,
+        clock: Clock,
+        meters: Meters,
+    ) -> None:
+        self.worker_id = WorkerId(settings.worker_id)
+        self.epoch = EngineEpoch("")
+        self._settings = settings
+        self._engine = engine
+        self._bus = bus
+        self._server = links
+        self._clock = clock
+        self._meters = meters
+        self._lifecycle = Lifecycle.STARTING
+        self._links: dict[GatewayId, GatewayLink] = {}
+        self._nursery = Nursery(settings.worker_id)
+        self._phases = tuple(sorted(settings.phases))
+        self._status_sequence = 0
+        self._peers = 1
+        self._holdings = Holdings(self.worker_id)
+        self._kv_outbox: asyncio.Queue[KvEventBatch] = asyncio.Queue(KV_OUTBOX_BATCHES_MAX)
+        self.failed = asyncio.Event()
+        """Set when the engine is found dead; the process should exit and be restarted."""
+
+    async def start(self) -> None:
+        """Load the engine, open the links, join the fleet.
+
+        Raises:
+            EngineFailed: the engine did not come up.
+            ConfigurationInvalid: the link address cannot be bound.
+        """
+        self._info = await self._engine.start(self._stepped, self._cache_changed)
+        self.epoch = self._info.epoch
+        self._holdings.belong_to(self.epoch)
+        self._decode = DecodePhase(self._engine, self._info, clock=self._clock, meters=self._meters)
+        self._prefill = self._make_prefill(self._info)
+        self._nursery.start(self._publish_kv(), "kv")
+        self._address = await self._server.serve(self)
+        self._lifecycle = Lifecycle.READY
+        if Phase.PREFILL in self._phases:
+            self._nursery.start(self._prefill.run(), "prefill")
+            self._nursery.start(self._count_peers(), "peers")
+        self._nursery.start(self._announce(), "announce")
+        self._nursery.start(self._watch_engine(), "health")
+
+    def _make_prefill(self, info: EngineInfo) -> PrefillPhase:
+        return PrefillPhase(
+            self._engine,
+            info,
+            self._bus,
+            self._settings.prefill,
+            worker_id=self.worker_id,
+            links=self._links,
+            claimant=self._as_claimant,
+            clock=self._clock,
+            meters=self._meters,
+        )
+
+    def _as_claimant(self) -> Claimant:
+        return Claimant(
+            worker_id=self.worker_id,
+            model=self._settings.model,
+            block_size_tokens=self._info.limits.block_size_tokens,
+            step_tokens_max=self._info.limits.step_tokens_max,
+            performance=self._info.performance,
+            holds=self._holdings.__contains__,
+            reachable=frozenset(self._links),
+            peer_count=self._peers,
+        )
+
+    # -- engine ---------------------------------------------------------------------------------
+
+    def _stepped(self, step: EngineStep) -> None:
+        for result in step.prefilled:
+            self._prefill.finished(result)
+        if step.deltas:
+            self._decode.step(step.deltas)
+
+    def _cache_changed(self, events: tuple[KvEvent, ...]) -> None:
+        batch = self._holdings.fold(events)
+        if self._kv_outbox.full():
+            self._kv_outbox.get_nowait()  # readers see the gap and ask for a snapshot
+            self._meters.count("baton_dropped_total", what="kv_outbox")
+        self._kv_outbox.put_nowait(batch)
+
+    async def _publish_kv(self) -> None:
+        while True:
+            await self._bus.publish_kv(await self._kv_outbox.get())
+
+    async def _watch_engine(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.health_period_s)
+            try:
+                await self._engine.check_health()
+            except EngineFailed as error:
+                log.error("engine is dead: %s", error)
+                self.failed.set()
+                return
+
+    # -- links ----------------------------------------------------------------------------------
+
+    def opened(self, link: GatewayLink) -> None:
+        """A gateway attached."""
+        self._links[link.gateway_id] = link
+        if self._lifecycle is not Lifecycle.READY:
+            link.send(Goodbye())
+
+    def received(self, link: GatewayLink, message: ToWorker) -> None:
+        """A gateway said something."""
+        match message:
+            case StartDecode():
+                self._decode.start(link, message)
+            case Cancel(request_id=request_id):
+                self._decode.cancel(link, request_id)
+                self._prefill.cancel(request_id)
+            case HandoffAnswer():
+                self._prefill.answered(message)
+            case Hello():
+                pass
+
+    def closed(self, link: GatewayLink) -> None:
+        """A gateway is gone."""
+        if self._links.get(link.gateway_id) is link:
+            del self._links[link.gateway_id]
+            self._prefill.gateway_gone(link.gateway_id)
+        self._decode.gateway_gone(link)
+
+    def snapshot(self) -> KvSnapshot:
+        """Everything the cache holds, as far as batches were numbered."""
+        return self._holdings.snapshot()
+
+    # -- fleet ----------------------------------------------------------------------------------
+
+    def status(self) -> WorkerStatus:
+        """This worker at this moment."""
+        self._status_sequence += 1
+        load = self._engine.load()
+        total = self._info.limits.kv_blocks
+        self._meters.set("baton_engine_running", load.running_count)
+        self._meters.set("baton_engine_waiting", load.waiting_count)
+        self._meters.set("baton_engine_leased_blocks", load.leased_blocks)
+        self._meters.set("baton_engine_kv_used_ratio", load.kv_used_blocks / total)
+        return WorkerStatus(
+            worker_id=self.worker_id,
+            epoch=self.epoch,
+            sequence=self._status_sequence,
+            model=self._settings.model,
+            phases=self._phases,
+            lifecycle=self._lifecycle,
+            address=self._address,
+            limits=self._info.limits,
+            load=load,
+            performance=self._info.performance,
+            engine_kind=self._info.kind,
+            kv_sequence=self._holdings.sequence,
+        )
+
+    async def _announce(self) -> None:
+        while True:
+            try:
+                await self._bus.announce(self.status(), ttl_s=self._settings.status_ttl_s)
+            except BusUnavailable as error:
+                log.warning("status not published: %s", error)
+            await asyncio.sleep(self._settings.status_period_s)
+
+    async def _count_peers(self) -> None:
+        """Know how many prefill workers may race for a task."""
+        seen: set[WorkerId] = {self.worker_id}
+        async with self._bus.watch_fleet() as changes:
+            async for change in changes:
+                self._peers = _fold_peers(seen, change, self._settings.model)
+
+    # -- end ------------------------------------------------------------------------------------
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Take nothing new, finish what runs; True when everything ended in time."""
+        self._lifecycle = Lifecycle.DRAINING
+        self._prefill.begin_drain()
+        self._decode.begin_drain()
+        for link in self._links.values():
+            link.send(Goodbye())
+        try:
+            await self._bus.announce(self.status(), ttl_s=self._settings.status_ttl_s)
+        except BusUnavailable as error:
+            log.warning("draining unannounced: %s", error)
+        try:
+            async with asyncio.timeout(timeout_s):
+                while len(self._prefill) or len(self._decode) or self._engine.load().leased_blocks:  # noqa: ASYNC110
+                    await asyncio.sleep(DRAIN_POLL_S)
+        except TimeoutError:
+            return False
+        return True
+
+    async def stop(self) -> None:
+        """Leave the fleet and end the engine; idempotent."""
+        self._lifecycle = Lifecycle.STOPPED
+        await self._nursery.close()
+        if self.epoch:
+            await self._prefill.close()
+        try:
+            await self._bus.withdraw(self.worker_id)
+        except BusUnavailable as error:
+            log.warning("left without a word: %s", error)
+        await self._server.close()
+        await self._engine.stop()
+
+
+def _fold_peers(seen: set[WorkerId], change: FleetChange, model: str) -> int:
+    match change:
+        case WorkerSeen(status=status):
+            if status.model == model and Phase.PREFILL in status.phases:
+                seen.add(status.worker_id)
+        case WorkerLeft(worker_id=worker_id):
+            seen.discard(worker_id)
+    return max(1, len(seen))
