@@ -4,7 +4,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-ROOT := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
+# Asked of the shell, since make's own path functions split at blanks.
+ROOT := $(shell cd "$$(dirname -- "$$(sed 's/^ *//' <<< "$(MAKEFILE_LIST)")")" && pwd)
 BIN := $(ROOT)/.venv/bin
 # PYTHON makes the virtual environment; unset: python3.11, else a python3 that is new enough.
 export PYTHON
