@@ -72,7 +72,7 @@ TABLE: tuple[Metric, ...] = (
     ),
     Metric(name="baton_e2e_seconds", kind=Kind.HISTOGRAM, text="Accept to terminal event."),
     Metric(
-        name="baton_prompt_tokens",
+        name="baton_prompt_length_tokens",
         kind=Kind.HISTOGRAM,
         buckets=_TOKENS,
         text="Prompt length (ISL).",

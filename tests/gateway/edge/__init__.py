@@ -1,0 +1,1 @@
+"""The gateway's edge, asked over real sockets."""

@@ -1,0 +1,107 @@
+"""A running edge with a rehearsal behind it, and clients of it."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+
+from services.gateway.edge.assets import ModelAssets
+from services.gateway.edge.server import EdgeServer
+from services.gateway.edge.settings import EdgeSettings
+from services.gateway.port import ServedModel
+from services.gateway.rehearsal import Rehearsal, Script
+from services.runtime.metrics import Meters
+from tests.gateway.edge.model_folder import CONTEXT_TOKENS, MODEL, WORDS, write_model_folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edge:
+    """A running edge and what is behind it."""
+
+    server: EdgeServer
+    serving: Rehearsal
+    meters: Meters
+    assets: ModelAssets
+    http_port: int
+    grpc_port: int
+    http: httpx.AsyncClient
+    openai: openai.AsyncOpenAI
+
+    @property
+    def url(self) -> str:
+        """Where HTTP is served."""
+        return f"http://127.0.0.1:{self.http_port}"
+
+    def count(self, name: str, **labels: str) -> float:
+        """Read a counter or gauge from the metrics text."""
+        marks = ",".join(f'{k}="{v}"' for k, v in labels.items())
+        wanted = f"{name}{{{marks}}} " if labels else f"{name} "
+        lines = self.meters.render().decode().splitlines()
+        return sum(float(line.removeprefix(wanted)) for line in lines if line.startswith(wanted))
+
+
+StartEdge = Callable[..., Awaitable[Edge]]
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tokenizer and a chat template."""
+    return write_model_folder(tmp_path_factory.mktemp("words"))
+
+
+@pytest.fixture(scope="session")
+def assets(model_folder: Path) -> ModelAssets:
+    """The folder, loaded."""
+    return ModelAssets.load(model_folder)
+
+
+@pytest.fixture
+def script(assets: ModelAssets) -> Script:
+    """Say the words over and over, as fast as they are taken."""
+    return Script(token_ids=tuple(assets.tokenizer.encode(WORDS).ids))
+
+
+@pytest.fixture
+async def start_edge(assets: ModelAssets, script: Script) -> AsyncIterator[StartEdge]:
+    """Start edges with settings of the test's choice; all of them end with the test."""
+    async with AsyncExitStack() as stack:
+
+        async def start(play: Script = script, **settings: object) -> Edge:
+            serving = Rehearsal(model=ServedModel(name=MODEL, context_tokens_max=CONTEXT_TOKENS), script=play)
+            meters = Meters()
+            chosen = {"http_port": 0, "grpc_port": 0} | settings
+            server = EdgeServer(
+                settings=EdgeSettings(**chosen),  # type: ignore[arg-type]  # a test's own choice
+                serving=serving,
+                meters=meters,
+                model_assets={MODEL: assets},
+            )
+            http_port, grpc_port = await server.start()
+            stack.push_async_callback(server.stop)
+            url = f"http://127.0.0.1:{http_port}"
+            http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=20))
+            official = await stack.enter_async_context(
+                openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=20)
+            )
+            return Edge(
+                server=server,
+                serving=serving,
+                meters=meters,
+                assets=assets,
+                http_port=http_port,
+                grpc_port=grpc_port,
+                http=http,
+                openai=official,
+            )
+
+        yield start
+
+
+@pytest.fixture
+async def edge(start_edge: StartEdge) -> Edge:
+    """An edge with default bounds."""
+    return await start_edge()
