@@ -17,6 +17,9 @@ from services.domain.link import ToGateway, ToWorker
 OUTBOX_MESSAGES_MAX = 4096
 """Messages that may wait on one side of one link. At one frame per step this is many seconds."""
 
+SNAPSHOT_TIMEOUT_S = 10.0
+"""Longest wait for a snapshot: a million blocks take well under a second on a working link."""
+
 
 class WorkerLink(Protocol):
     """A gateway's end of a link to one worker."""
@@ -25,7 +28,11 @@ class WorkerLink(Protocol):
     epoch: EngineEpoch
 
     def send(self, message: ToWorker) -> bool:
-        """Queue a message; False when the link is closed and the message went nowhere."""
+        """Queue a message; False when the link is closed and the message went nowhere.
+
+        Raises:
+            BodyTooLarge: the message is larger than the link carries; the link stays open.
+        """
         ...
 
     def messages(self) -> AsyncIterator[ToGateway]:
@@ -36,7 +43,7 @@ class WorkerLink(Protocol):
         """Ask for everything the worker's cache holds.
 
         Raises:
-            WorkerLost: the link ended first or the worker took longer than 10 s.
+            WorkerLost: the link ended first or the worker took longer than `SNAPSHOT_TIMEOUT_S`.
         """
         ...
 

@@ -1,0 +1,109 @@
+"""What both ends of a gRPC link share: method names, channel options, credentials.
+
+Comes in: settings. Goes out: arguments for grpc. Messages cross gRPC as bytes that the codec made: a
+message that cannot be read is then our own typed error rather than a failure inside gRPC.
+Source of the option names: gRPC core, `include/grpc/impl/channel_arg_names.h` (1.85).
+"""
+
+from pathlib import Path
+
+import grpc
+
+from services.domain.errors import BodyTooLarge, ConfigurationInvalid
+from services.link.settings import LinkSettings, LinkTls
+from services.wire.generated.baton.internal.v1 import worker_pb2
+
+_SERVICE = worker_pb2.DESCRIPTOR.services_by_name["WorkerService"]
+SERVICE = _SERVICE.full_name
+ATTACH = f"/{SERVICE}/{_SERVICE.methods_by_name['Attach'].name}"
+SNAPSHOT = f"/{SERVICE}/{_SERVICE.methods_by_name['GetKvSnapshot'].name}"
+
+Options = list[tuple[str, str | int]]
+
+
+def _shared_options(settings: LinkSettings) -> Options:
+    return [
+        ("grpc.max_send_message_length", settings.message_bytes_max),
+        ("grpc.max_receive_message_length", settings.message_bytes_max),
+        ("grpc.keepalive_time_ms", round(settings.keepalive_s * 1000)),
+        ("grpc.keepalive_timeout_ms", round(settings.keepalive_timeout_s * 1000)),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+    ]
+
+
+def channel_options(settings: LinkSettings) -> Options:
+    """Options of a gateway's channel: its own connection, no retries below us."""
+    options = _shared_options(settings)
+    options += [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
+    if settings.tls is not None and settings.tls.server_name is not None:
+        options.append(("grpc.ssl_target_name_override", settings.tls.server_name))
+    return options
+
+
+def server_options(settings: LinkSettings) -> Options:
+    """Options of a worker's server: its port is its own, and it lets gateways ping."""
+    return [
+        *_shared_options(settings),
+        ("grpc.so_reuseport", 0),
+        ("grpc.http2.min_ping_interval_without_data_ms", round(settings.keepalive_s * 500)),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", round(settings.keepalive_s * 500)),
+    ]
+
+
+def channel_credentials(tls: LinkTls) -> grpc.ChannelCredentials:
+    """Read a gateway's certificates; they are read anew for each link, so that they may be rotated.
+
+    Raises:
+        ConfigurationInvalid: a file cannot be read.
+    """
+    return grpc.ssl_channel_credentials(
+        root_certificates=_read("authority_file", tls.authority_file),
+        private_key=_read("key_file", tls.key_file),
+        certificate_chain=_read("certificate_file", tls.certificate_file),
+    )
+
+
+def server_credentials(tls: LinkTls) -> grpc.ServerCredentials:
+    """Read a worker's certificates.
+
+    Raises:
+        ConfigurationInvalid: a file is missing or cannot be read.
+    """
+    key = _read("key_file", tls.key_file)
+    certificate = _read("certificate_file", tls.certificate_file)
+    authority = _read("authority_file", tls.authority_file)
+    if key is None or certificate is None:
+        raise ConfigurationInvalid(
+            key="link.tls.certificate_file", message="link.tls.certificate_file: a worker needs one"
+        )
+    if tls.mutual and authority is None:
+        raise ConfigurationInvalid(
+            key="link.tls.authority_file",
+            message="link.tls.authority_file: needed to check gateways while link.tls.mutual is true",
+        )
+    return grpc.ssl_server_credentials([(key, certificate)], authority, require_client_auth=tls.mutual)
+
+
+def _read(key: str, path: str | None) -> bytes | None:
+    if path is None:
+        return None
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigurationInvalid(
+            key=f"link.tls.{key}", message=f"link.tls.{key}: {path}: {error.strerror}"
+        ) from None
+
+
+def check_size(data: bytes, settings: LinkSettings) -> bytes:
+    """Return an encoded message that a link carries.
+
+    Raises:
+        BodyTooLarge: it is larger; sending it would break the link for all its requests.
+    """
+    limit = settings.message_bytes_max
+    if len(data) > limit:
+        message = f"the message has {len(data)} bytes; a link carries {limit} at most"
+        raise BodyTooLarge(message=message, limit_bytes=limit)
+    return data
