@@ -1,12 +1,13 @@
 """Leases between simulated engines: on one fabric, and between processes."""
 
 import asyncio
+from dataclasses import replace
 
 import msgspec
 import pytest
 
 from services.domain.errors import EngineFailed, KvLost
-from services.domain.ids import EngineEpoch, TicketId, WorkerId
+from services.domain.ids import EngineEpoch, RequestId, TicketId, WorkerId
 from services.domain.stream import FinishReason
 from services.engine.port import DecodeJob
 from services.engine.simulated import Fabric, SimulatedEngine
@@ -36,6 +37,24 @@ def test_pull_after_the_lease_is_refused() -> None:
             await asyncio.sleep(ticket.lease_s + 0.001)
             pair.decode.engine.submit(DecodeJob(request=request, ticket=ticket))
             assert isinstance((await pair.decode.end_of(request.request_id)).error, KvLost)
+            await pair.until_empty()
+
+    run_virtual(story())
+
+
+def test_ticket_is_good_for_one_pull() -> None:
+    """Of two jobs with one ticket the first gets its tokens and the second ends in KvLost."""
+
+    async def story() -> None:
+        async with two() as pair:
+            request = ask(50)
+            twin = replace(request, request_id=RequestId("twin"))
+            ticket, _ = await pair.prefill.prefill(request)
+            pair.decode.engine.submit(DecodeJob(request=request, ticket=ticket))
+            pair.decode.engine.submit(DecodeJob(request=twin, ticket=ticket))
+            await pair.decode.end_of(request.request_id)
+            assert pair.decode.heard.tokens(request.request_id) == right_tokens(request)
+            assert isinstance((await pair.decode.end_of(twin.request_id)).error, KvLost)
             await pair.until_empty()
 
     run_virtual(story())
