@@ -82,7 +82,7 @@ def place_decode(
         seat.candidate(f"its wait of {seat.wait_s:.1f} s is longer than {settings.wait_max_s:g} s")
         for seat in late[: room - len(kept)]
     ]
-    others = sorted((view.status.worker_id, why) for view, why in excluded)
+    others = sorted((view.worker_id, why) for view, why in excluded)
     kept += [DecodeCandidate(worker_id=w, excluded=why) for w, why in others[: room - len(kept)]]
     return DecodePlacement(
         request_id=query.request_id,
@@ -93,7 +93,7 @@ def place_decode(
 
 
 def _seat(view: WorkerView, query: DecodeQuery, tpot_s: float, seed: int) -> _Seat:
-    performance, limits = view.status.performance, view.status.limits
+    performance, limits = view.status.performance, view.limits
     running = view.running_count + 1
     context = view.context_tokens + query.context_tokens
     step_s = performance.decode_s(sequence_count=running, context_tokens=context)
@@ -111,8 +111,8 @@ def _seat(view: WorkerView, query: DecodeQuery, tpot_s: float, seed: int) -> _Se
     late_s = running * max(0.0, step_s - tpot_s)
     return _Seat(
         step_s + late_s + view.backlog_s + wait_s + preempted_s,
-        tie(seed, view),
-        view.status.worker_id,
+        tie(seed, view.tie_seed),
+        view.worker_id,
         step_s,
         wait_s,
         max(0, free) / limits.kv_blocks,

@@ -51,47 +51,36 @@ def fresh(view: WorkerView, need: Need) -> str | None:
 
 def not_avoided(view: WorkerView, need: Need) -> str | None:
     """A worker that failed this request is not asked again."""
-    return "failed this request before" if view.status.worker_id in need.avoid else None
+    return "failed this request before" if view.worker_id in need.avoid else None
 
 
 def fits_context(view: WorkerView, need: Need) -> str | None:
     """Prompt and output must fit the model's context."""
-    limit = view.status.limits.context_tokens_max
+    limit = view.limits.context_tokens_max
     return None if need.tokens <= limit else f"{need.tokens} tokens exceed its context of {limit}"
 
 
 def fits_memory(view: WorkerView, need: Need) -> str | None:
     """The KV memory must hold the request when nothing else is in it."""
-    limits = view.status.limits
+    limits = view.limits
     limit = limits.kv_blocks * limits.block_size_tokens
     return None if need.tokens <= limit else f"{need.tokens} tokens exceed its KV memory of {limit}"
 
 
 def compatible(view: WorkerView, need: Need) -> str | None:
     """KV is readable only by an engine of the same kind, version and layout."""
-    own = view.status.limits.compatibility
+    own = view.limits.compatibility
     if need.compatibility is None or need.compatibility == own:
         return None
     return f"cannot read KV of {need.compatibility!r}, it is {own!r}"
 
 
-FILTERS: dict[str, Filter] = {
-    "ready": ready,
-    "fresh": fresh,
-    "not_avoided": not_avoided,
+FILTERS_OF_WORKER: dict[str, Filter] = {"ready": ready, "fresh": fresh, "not_avoided": not_avoided}
+"""Differ from worker to worker."""
+
+FILTERS_OF_ENGINE: dict[str, Filter] = {
     "fits_context": fits_context,
     "fits_memory": fits_memory,
     "compatible": compatible,
 }
-"""In the order in which they are asked."""
-
-_CHECKS = tuple(FILTERS.values())
-
-
-def objection(view: WorkerView, need: Need) -> str | None:
-    """First reason why a worker cannot be chosen, or None when it can."""
-    for check in _CHECKS:
-        why = check(view, need)
-        if why is not None:
-            return why
-    return None
+"""Equal for workers of equal limits, so asked once for all of them."""

@@ -24,6 +24,8 @@ class WorkerView:
     """One worker: its last status with the placements since added.
 
     Attributes:
+        worker_id: who.
+        limits: fixed facts of its engine.
         status: as announced.
         seen_at_s: when it arrived.
         tie_seed: 64-bit hash of the worker's id.
@@ -37,6 +39,8 @@ class WorkerView:
         step_s: decode step of the running sequences, 0 when idle.
     """
 
+    worker_id: WorkerId
+    limits: WorkerLimits
     status: WorkerStatus
     seen_at_s: float
     tie_seed: int
@@ -50,19 +54,9 @@ class WorkerView:
     step_s: float
 
     @property
-    def worker_id(self) -> WorkerId:
-        """Whose view this is."""
-        return self.status.worker_id
-
-    @property
-    def limits(self) -> WorkerLimits:
-        """Fixed facts of its engine."""
-        return self.status.limits
-
-    @property
     def holds_tokens_max(self) -> int:
         """Most tokens that one sequence can have here: context and KV memory."""
-        limits = self.status.limits
+        limits = self.limits
         return min(limits.context_tokens_max, limits.kv_blocks * limits.block_size_tokens)
 
 
@@ -90,6 +84,8 @@ def view_worker(
     used = load.kv_used_blocks + placed.blocks
     step_s = performance.decode_s(sequence_count=running, context_tokens=context)
     return WorkerView(
+        worker_id=status.worker_id,
+        limits=limits,
         status=status,
         seen_at_s=seen_at_s,
         tie_seed=tie_seed,

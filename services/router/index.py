@@ -10,7 +10,7 @@ Not here: asking for snapshots (`services.router.feed`), judging a worker's even
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, repeat, takewhile
+from itertools import accumulate, islice, repeat
 from operator import and_
 from typing import assert_never
 
@@ -27,6 +27,10 @@ from services.domain.ids import EngineEpoch, WorkerId
 
 EPOCHS_REMEMBERED = 4
 """Past lives of an engine that are recognised as past; older batches cannot still be on their way."""
+
+LOOK_UP_BLOCKS = 64
+"""Blocks looked up at once before asking whether anybody is left: long enough that the loop runs in C,
+short enough that a prompt known to nobody costs little."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +120,7 @@ class PrefixIndex:
         Args:
             hashes: shape [full blocks of the prompt], a chain as `hash_blocks` gives it.
         """
-        held = list(takewhile(bool, accumulate(map(self._masks.get, hashes, repeat(0)), and_)))
+        held = self._holders_by_depth(hashes)
         found: dict[WorkerId, int] = {}
         depth = 0
         while depth < len(held):
@@ -127,6 +131,19 @@ class PrefixIndex:
                 found[worker_id] = end
             depth = end
         return found
+
+    def _holders_by_depth(self, hashes: Sequence[BlockHash]) -> list[int]:
+        """Who holds all blocks up to each depth, down to the last depth held by anybody."""
+        held: list[int] = []
+        alive = -1
+        for start in range(0, len(hashes), LOOK_UP_BLOCKS):
+            found = map(self._masks.get, hashes[start : start + LOOK_UP_BLOCKS], repeat(0))
+            held += islice(accumulate(found, and_, initial=alive), 1, None)
+            alive = held[-1]
+            if not alive:
+                del held[held.index(0) :]
+                break
+        return held
 
     def holds_blocks(self, worker_id: WorkerId) -> int:
         """Blocks that the index holds of a worker."""

@@ -103,11 +103,11 @@ def _look(
         excluded += [(Path.REMOTE, view, "the prefill queue does not answer") for view in prefillers]
         prefillers = []
     pricing = Pricing(query, overlaps=overlaps, tpot_s=settings.tpot_target_s)
-    remote, alone = pricing.remote(prefillers, decoders, queue)
+    priced, alone = pricing.ways(decoders=decoders, prefillers=prefillers, queue=queue)
     excluded += [(Path.REMOTE, view, "no other worker could decode what it prefills") for view in alone]
     ways: list[Way] = []
     late: list[Way] = []
-    for way in (*pricing.local(decoders), *remote):
+    for way in priced:
         (ways if way.wait_s <= settings.wait_max_s else late).append(way)
     return _Options(ways=ways, late=late, excluded=excluded)
 
@@ -127,9 +127,9 @@ def _record(
         for way in sorted(options.late)[: max(0, room - len(kept))]
     ]
     if len(kept) < room:
-        rest = sorted(options.excluded, key=lambda e: (e[1].status.worker_id, e[0]))
+        rest = sorted(options.excluded, key=lambda e: (e[1].worker_id, e[0]))
         kept += [
-            Candidate(path=path, worker_id=view.status.worker_id, excluded=why)
+            Candidate(path=path, worker_id=view.worker_id, excluded=why)
             for path, view, why in rest[: room - len(kept)]
         ]
     return tuple(kept)
@@ -171,7 +171,7 @@ def _why_not(path: Path, options: _Options) -> str:
     if late:
         least = min(late)
         return f" ({least.worker_id} would keep it waiting for {least.wait_s:.1f} s)"
-    excluded = sorted((v.status.worker_id, why) for p, v, why in options.excluded if p is path)
+    excluded = sorted((v.worker_id, why) for p, v, why in options.excluded if p is path)
     if not excluded:
         return " (no worker offers it)"
     worker_id, why = excluded[0]

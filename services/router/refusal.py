@@ -46,7 +46,7 @@ def refuse(
     too_long = _too_long(query, decoders)
     if too_long is not None:
         return too_long
-    why = "; ".join(sorted({f"{view.status.worker_id} {why}" for view, why in excluded})[:4])
+    why = "; ".join(sorted({f"{view.worker_id} {why}" for view, why in excluded})[:4])
     return NotReady(
         message=f"no worker of {model!r} can take work now: {why or 'none that decodes is known'}",
         retry_after_s=settings.not_ready_retry_s,

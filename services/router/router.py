@@ -6,7 +6,6 @@ it and on its arguments alone. Not here: feeding it (`services.router.feed`).
 """
 
 from collections.abc import Iterable
-from typing import Protocol
 
 from services.domain.blocks import KvEventBatch, KvSnapshot
 from services.domain.errors import Rejected
@@ -22,26 +21,6 @@ from services.router.ledger import Burden, Ledger
 from services.router.placement import place
 from services.router.queue_load import QueueLoad, read_queue
 from services.router.settings import RouterSettings
-
-
-class Placer(Protocol):
-    """What a gateway asks of a router, in its own process or of another."""
-
-    async def place(self, query: PlacementQuery) -> Placement | Rejected:
-        """Say where a prompt is prefilled; also remembers it as load until a status shows it.
-
-        Raises:
-            WorkerLost: a router in another process did not answer in time.
-        """
-        ...
-
-    async def place_decode(self, query: DecodeQuery) -> DecodePlacement | Rejected:
-        """Say who continues a handed-over prompt; also remembers it as load.
-
-        Raises:
-            WorkerLost: a router in another process did not answer in time.
-        """
-        ...
 
 
 class Router:

@@ -54,9 +54,9 @@ class RouterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     workers_max: _Count = 4096
     """Workers held in the view; more are ignored and counted. A bound against a broken publisher."""
 
-    candidates_kept: _Count = 32
-    """Candidates kept in a decision's record, best first. At 20,000 decisions a second a hundred each
-    would cost more than deciding."""
+    candidates_kept: _Count = 16
+    """Candidates kept in a decision's record, best first. Making the record of a hundred would cost more
+    than the decision, and a gateway keeps many records."""
 
     index_slack_frac: Annotated[float, msgspec.Meta(ge=0)] = 0.05
     """Blocks that the index holds of a worker beyond its announced capacity, as a share of it: room for

@@ -11,9 +11,12 @@ from dataclasses import replace
 from math import inf
 
 from services.domain.blocks import blocks_for
-from services.router.filters import Need, objection
+from services.router.filters import FILTERS_OF_ENGINE, FILTERS_OF_WORKER, Filter, Need
 from services.router.fleet import WorkerView
 from services.router.prices import room_wait_s
+
+_OF_WORKER = tuple(FILTERS_OF_WORKER.values())
+_OF_ENGINE = tuple(FILTERS_OF_ENGINE.values())
 
 
 def sift(views: Sequence[WorkerView], need: Need) -> tuple[list[WorkerView], list[tuple[WorkerView, str]]]:
@@ -29,13 +32,27 @@ def sift(views: Sequence[WorkerView], need: Need) -> tuple[list[WorkerView], lis
 def _split(views: Sequence[WorkerView], need: Need) -> tuple[list[WorkerView], list[tuple[WorkerView, str]]]:
     able: list[WorkerView] = []
     excluded: list[tuple[WorkerView, str]] = []
+    of_engine: dict[int, str | None] = {}
     for view in views:
-        why = objection(view, need)
+        why = _objection(view, need, _OF_WORKER)
+        if why is None:
+            if view.speed not in of_engine:
+                of_engine[view.speed] = _objection(view, need, _OF_ENGINE)
+            why = of_engine[view.speed]
         if why is None:
             able.append(view)
         else:
             excluded.append((view, why))
     return able, excluded
+
+
+def _objection(view: WorkerView, need: Need, filters: tuple[Filter, ...]) -> str | None:
+    """First reason why a worker cannot be chosen, or None."""
+    for check in filters:
+        why = check(view, need)
+        if why is not None:
+            return why
+    return None
 
 
 def wait_for_room_s(view: WorkerView, *, tokens: int, output_tokens: int) -> float:
@@ -46,7 +63,7 @@ def wait_for_room_s(view: WorkerView, *, tokens: int, output_tokens: int) -> flo
         tokens: tokens whose KV the sequence brings.
         output_tokens: most tokens that sequences write; how long they are expected to run.
     """
-    limits = view.status.limits
+    limits = view.limits
     shortage_blocks = blocks_for(tokens + 1, limits.block_size_tokens) - view.free_blocks
     shortage_sequences = view.sequence_count + 1 - limits.sequences_max
     if shortage_blocks <= 0 and shortage_sequences <= 0:
@@ -62,6 +79,10 @@ def wait_for_room_s(view: WorkerView, *, tokens: int, output_tokens: int) -> flo
     )
 
 
-def tie(request_seed: int, view: WorkerView) -> int:
-    """Order equal costs by a hash of request and worker, so that equal workers share equal requests."""
-    return ((view.tie_seed ^ request_seed) * 0x9E3779B97F4A7C15) & 0xFFFF_FFFF_FFFF_FFFF
+def tie(request_seed: int, worker_seed: int) -> int:
+    """Order equal costs by a hash of request and worker, so that equal workers share equal requests.
+
+    Multiplying by an odd constant (2**64 / golden ratio) spreads the difference of two seeds over all
+    bits, so each worker comes first for an equal share of requests.
+    """
+    return ((worker_seed ^ request_seed) * 0x9E3779B97F4A7C15) & 0xFFFF_FFFF_FFFF_FFFF

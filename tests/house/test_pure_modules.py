@@ -16,7 +16,10 @@ PURE_ROOMS = ("services/domain", "services/router", "planner")
 PURE_ELSEWHERE = frozenset({"services/prefill/ordering.py"})
 
 # The shells: they do the I/O of their room and hold no decision.
-SHELLS: frozenset[str] = frozenset({"services/router/placer.py"})
+SHELLS: frozenset[str] = frozenset({
+    "services/router/feed.py", "services/router/placer.py", "services/router/remote.py",
+    "services/router/shell.py",
+})  # fmt: skip
 
 # Each lets in the world: time, chance, the machine, another thread, or a side effect.
 IMPURE_LIBRARIES = frozenset({

@@ -1,10 +1,12 @@
 """Workers and queries for router tests: everything has a default, a test names what it is about."""
 
-from services.domain.blocks import BlockHash, CacheScope
+from services.domain.blocks import BlockHash, BlocksStored, CacheScope, KvEventBatch
 from services.domain.ids import EngineEpoch, RequestId, WorkerId
 from services.domain.performance import PerformanceModel
-from services.domain.placement import DecodeQuery, PathPreference, PlacementQuery
+from services.domain.placement import DecodeQuery, PathPreference, Placement, PlacementQuery
 from services.domain.worker import Lifecycle, Phase, WorkerLimits, WorkerLoad, WorkerStatus
+from services.router.router import Router
+from services.router.settings import RouterSettings
 
 MODEL = "tiny"
 SCOPE = CacheScope(model=MODEL)
@@ -104,6 +106,29 @@ def decode_query(
         compatibility=compatibility,
         avoid_worker_ids=tuple(WorkerId(w) for w in avoid),
     )
+
+
+def holding(router: Router, name: str, asked: PlacementQuery, blocks: int) -> None:
+    """Let a worker hold the leading blocks of a prompt."""
+    stored = BlocksStored(parent=SCOPE.root(), hashes=asked.block_hashes[:blocks])
+    router.fold_kv(
+        KvEventBatch(worker_id=WorkerId(name), epoch=EngineEpoch("e1"), sequence=1, events=(stored,))
+    )
+
+
+def router_of(*statuses: WorkerStatus) -> Router:
+    """A router that has just heard of these workers."""
+    router = Router(RouterSettings())
+    for status in statuses:
+        router.fold_status(status, 0.0)
+    return router
+
+
+def placed(router: Router, asked: PlacementQuery) -> Placement:
+    """Place and insist that it worked."""
+    outcome = router.place(asked, 0.0)
+    assert isinstance(outcome, Placement), outcome
+    return outcome
 
 
 def hash_of(name: str) -> int:

@@ -1,0 +1,158 @@
+"""A router on its own: serves `RouterService` to gateways that hold none.
+
+Comes in: a bus, a dialer for snapshots, questions over gRPC. Goes out: answers. Invariant: each question
+is answered by the same pure call that a router inside a gateway makes.
+Not here: the decisions (`services.router.router`), asking (`services.router.remote`).
+"""
+
+import asyncio
+import logging
+
+import grpc
+
+from services.bus.port import Bus
+from services.domain.blocks import KvSnapshot
+from services.domain.errors import BusUnavailable, ConfigurationInvalid, WorkerLost
+from services.domain.ids import GatewayId, WorkerId
+from services.link.port import Dialer
+from services.router.feed import Feed
+from services.router.router import Router
+from services.runtime.clock import Clock
+from services.runtime.metrics import Meters
+from services.runtime.tasks import Nursery
+from services.wire.codec import (
+    WireError,
+    decode_query_from_proto,
+    place_decode_response_to_proto,
+    place_response_to_proto,
+    placement_query_from_proto,
+)
+from services.wire.generated.baton.internal.v1 import router_pb2 as pb
+from services.wire.generated.baton.internal.v1 import router_pb2_grpc
+
+log = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S = 5.0
+QUEUE_RETRY_S = 1.0
+QUEUE_READ_EVERY_S = 0.05
+"""Least time between two readings of the queue: a reading looks at every task, and own placements count
+until one shows them."""
+CALLS_MAX = 1024
+"""Questions answered at once; more are refused by gRPC, and their gateways fall back."""
+STOP_GRACE_S = 1.0
+
+
+class RouterServer(router_pb2_grpc.RouterServiceServicer):
+    """A router, its feed and its gRPC server."""
+
+    def __init__(
+        self,
+        router: Router,
+        bus: Bus,
+        dialer: Dialer,
+        *,
+        router_id: GatewayId,
+        clock: Clock,
+        meters: Meters,
+    ) -> None:
+        """Put the parts together; nothing runs yet.
+
+        Args:
+            router: to be served; nobody else folds into it.
+            bus: where fleet, KV events and queue are seen.
+            dialer: opens the links over which snapshots are fetched.
+            router_id: how this router names itself to workers.
+            clock: by which statuses age.
+            meters: of this process.
+        """
+        self._router = router
+        self._bus = bus
+        self._dialer = dialer
+        self._router_id = router_id
+        self._clock = clock
+        self._meters = meters
+        self._nursery = Nursery("router")
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self, address: str) -> str:
+        """Follow the cluster and answer questions.
+
+        Args:
+            address: host:port to listen on; port 0 takes a free one.
+
+        Returns:
+            host:port that gateways connect to.
+
+        Raises:
+            ConfigurationInvalid: the address cannot be bound.
+        """
+        server = grpc.aio.server(maximum_concurrent_rpcs=CALLS_MAX, options=[("grpc.so_reuseport", 0)])
+        router_pb2_grpc.add_RouterServiceServicer_to_server(self, server)
+        try:
+            port = server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise ConfigurationInvalid(key="router.address", message=f"{address}: {error}") from None
+        await server.start()
+        self._server = server
+        feed = Feed(self._router, self._bus, snapshot=self._snapshot, clock=self._clock, meters=self._meters)
+        self._nursery.start(feed.run(), "feed")
+        self._nursery.start(self._follow_queue(), "queue")
+        return f"{address.rpartition(':')[0]}:{port}"
+
+    async def stop(self) -> None:
+        """Stop answering and following; idempotent."""
+        await self._nursery.close()
+        if self._server is not None:
+            await self._server.stop(STOP_GRACE_S)
+            self._server = None
+
+    async def Place(  # noqa: N802  # named by the proto
+        self, request: pb.PlaceRequest, context: grpc.aio.ServicerContext[pb.PlaceRequest, pb.PlaceResponse]
+    ) -> pb.PlaceResponse:
+        """Answer where a prompt is prefilled."""
+        try:
+            query = placement_query_from_proto(request)
+        except WireError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        outcome = self._router.place(query, self._clock.now_s())
+        return place_response_to_proto(outcome)
+
+    async def PlaceDecode(  # noqa: N802  # named by the proto
+        self,
+        request: pb.PlaceDecodeRequest,
+        context: grpc.aio.ServicerContext[pb.PlaceDecodeRequest, pb.PlaceDecodeResponse],
+    ) -> pb.PlaceDecodeResponse:
+        """Answer who continues a handed-over prompt."""
+        try:
+            query = decode_query_from_proto(request)
+        except WireError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        outcome = self._router.place_decode(query, self._clock.now_s())
+        return place_decode_response_to_proto(outcome)
+
+    async def _snapshot(self, worker_id: WorkerId) -> KvSnapshot:
+        view = self._router.fleet.get(worker_id)
+        if view is None:
+            raise WorkerLost(worker_id=worker_id, message=f"{worker_id} left the fleet")
+        link = await self._dialer.connect(
+            view.status.address, gateway_id=self._router_id, timeout_s=CONNECT_TIMEOUT_S
+        )
+        try:
+            return await link.snapshot()
+        finally:
+            await link.close()
+
+    async def _follow_queue(self) -> None:
+        while True:
+            try:
+                async with self._bus.queue.view() as view:
+                    while True:
+                        now_s = self._clock.now_s()
+                        self._router.fold_queue(view.tasks(), now_s)
+                        self._router.fold_bus(connected=self._bus.connected, now_s=now_s)
+                        await asyncio.sleep(QUEUE_READ_EVERY_S)
+                        await view.changed(QUEUE_RETRY_S)
+            except BusUnavailable as error:
+                log.warning("the prefill queue does not answer: %s", error)
+                self._router.fold_bus(connected=False, now_s=self._clock.now_s())
+                await asyncio.sleep(QUEUE_RETRY_S)

@@ -1,0 +1,87 @@
+"""A router asked over the network answers as one in the same process would."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from services.bus.memory.broker import MemoryBroker
+from services.bus.memory.client import MemoryBus
+from services.domain.errors import ConfigurationInvalid, NotReady, WorkerLost
+from services.domain.ids import GatewayId, WorkerId
+from services.link.port import WorkerLink
+from services.router.placer import LocalPlacer
+from services.router.remote import RemotePlacer
+from services.router.router import Router
+from services.router.settings import RouterSettings
+from services.router.shell import RouterServer
+from services.runtime.clock import LoopClock
+from services.runtime.metrics import Meters
+from tests.router.scenery import DECODE, PREFILL, decode_query, query, worker
+
+
+class NobodyThere:
+    """A dialer of a network without workers."""
+
+    async def connect(self, address: str, *, gateway_id: GatewayId, timeout_s: float) -> WorkerLink:
+        """Find nobody."""
+        raise WorkerLost(worker_id=WorkerId("?"), message=f"nobody at {address}")
+
+
+def server_of(router: Router) -> RouterServer:
+    """A server around a router, on a bus of its own."""
+    return RouterServer(
+        router,
+        MemoryBus(MemoryBroker(), "router"),
+        NobodyThere(),
+        router_id=GatewayId("router-1"),
+        clock=LoopClock(),
+        meters=Meters(),
+    )
+
+
+def informed() -> Router:
+    """A router that knows a small fleet and never finds it old."""
+    router = Router(RouterSettings(stale_after_s=1e9, forget_after_s=1e9))
+    for status in (worker("p0", PREFILL), worker("d0", DECODE), worker("d1", DECODE)):
+        router.fold_status(status, 0.0)
+    return router
+
+
+@pytest.fixture
+async def served() -> AsyncIterator[str]:
+    """The address of a served router."""
+    server = server_of(informed())
+    yield await server.start("127.0.0.1:0")
+    await server.stop()
+
+
+async def test_both_ways_of_asking_give_the_same_answers(served: str) -> None:
+    """Placements, decode placements and rejections come back equal, records included."""
+    here, there = LocalPlacer(informed(), LoopClock()), RemotePlacer(served, timeout_s=30)
+    try:
+        for asked in (query("r1"), query("r2", prompt_tokens=8000), query("r3", model="huge")):
+            assert await there.place(asked) == await here.place(asked)
+        for handed in (decode_query("r1"), decode_query("r4", compatibility="other")):
+            assert await there.place_decode(handed) == await here.place_decode(handed)
+    finally:
+        await there.close()
+
+
+async def test_a_router_that_is_gone_is_not_ready(served: str) -> None:
+    """No answer is an answer: the client may try again, nothing hangs and nothing else is raised."""
+    del served
+    gone = RemotePlacer("127.0.0.1:1", timeout_s=30)
+    try:
+        for outcome in (await gone.place(query()), await gone.place_decode(decode_query())):
+            assert isinstance(outcome, NotReady)
+            assert "127.0.0.1:1 gives no answer" in outcome.message
+    finally:
+        await gone.close()
+
+
+async def test_an_address_in_use_refuses_the_start(served: str) -> None:
+    """Two routers on one port are a mistake that the second one names."""
+    second = server_of(informed())
+    with pytest.raises(ConfigurationInvalid, match=served):
+        await second.start(served)
+    await second.stop()
