@@ -13,14 +13,16 @@ def is_zero(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant) and node.value == 0
 
 
-def on_a_virtual_clock(tree: ast.Module) -> set[ast.AST]:
-    """Collect the nodes of functions that run a story on the virtual clock, where sleeping is free."""
+def polls_with_a_deadline(tree: ast.Module) -> set[ast.AST]:
+    """Collect what stands in a loop within `asyncio.timeout`: how one waits for another process."""
     return {
         inner
-        for function in tree.body
-        if isinstance(function, ast.FunctionDef)
-        and any(isinstance(node, ast.Name) and node.id == "run_virtual" for node in ast.walk(function))
-        for inner in ast.walk(function)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.AsyncWith)
+        and any(ast.unparse(item.context_expr).startswith("asyncio.timeout") for item in block.items)
+        for loop in ast.walk(block)
+        if isinstance(loop, ast.While)
+        for inner in ast.walk(loop)
     }
 
 
@@ -32,14 +34,16 @@ def faults(source: str) -> Iterator[str]:
         if taken.name == "sleep":
             yield f"line {taken.line}: imports sleep by name, which hides it from this rule"
     tree = ast.parse(source)
-    virtual = on_a_virtual_clock(tree)
+    # On the virtual clock sleeping is free: a module that plays its stories there may.
+    virtual = any(isinstance(node, ast.Name) and node.id == "run_virtual" for node in ast.walk(tree))
+    polling = polls_with_a_deadline(tree)
     for node in ast.walk(tree):
         match node:
             case ast.Call(func=ast.Attribute(value=ast.Name(id="time"), attr="sleep")):
                 yield f"line {node.lineno}: blocks"
             case ast.Call(
                 func=ast.Attribute(value=ast.Name(id="asyncio" | "anyio"), attr="sleep"), args=[delay]
-            ) if not is_zero(delay) and node not in virtual:
+            ) if not (virtual or is_zero(delay) or node in polling):
                 yield f"line {node.lineno}: sleeps"
 
 
@@ -60,6 +64,8 @@ def test_no_test_sleeps_or_mocks() -> None:
         "import time\ntime.sleep(1)",
         "def test_x():\n    run_virtual(story())\n    time.sleep(1)",
         "async def f():\n    await asyncio.sleep(0.1)",
+        "async def f():\n    while g():\n        await asyncio.sleep(0.1)",
+        "async def f():\n    async with asyncio.timeout(9):\n        await asyncio.sleep(0.1)",
         "from asyncio import sleep",
         "from unittest.mock import Mock",
     ],
@@ -74,8 +80,9 @@ def test_a_sleep_or_a_mock_is_found(source: str) -> None:
     [
         "async def f():\n    await asyncio.sleep(0)",
         "def test_x():\n    async def story():\n        await asyncio.sleep(5)\n    run_virtual(story())",
+        "async def f():\n  async with asyncio.timeout(9):\n    while g():\n      await asyncio.sleep(0.1)",
     ],
 )
-def test_giving_way_and_virtual_time_are_left_alone(source: str) -> None:
-    """`asyncio.sleep(0)` waits for nothing, and on the virtual clock nobody waits."""
+def test_waiting_that_is_not_on_a_clock_is_left_alone(source: str) -> None:
+    """Giving way, virtual time, and asking another process again and again until a deadline."""
     assert not list(faults(source))
