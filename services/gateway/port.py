@@ -6,7 +6,7 @@ the error tree; closing it early cancels the request on every hop.
 Not here: HTTP, gRPC, text (`services.gateway.edge`).
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -94,7 +94,7 @@ class Serving(Protocol):
         """None when requests can be served now, else why not, for a person."""
         ...
 
-    def generate(self, request: InferenceRequest, options: ServeOptions) -> AsyncIterator[Delta]:
+    def generate(self, request: InferenceRequest, options: ServeOptions) -> AsyncGenerator[Delta, None]:
         """Serve a request.
 
         The iterator's first step raises when the request is refused; an iterator that gave a delta

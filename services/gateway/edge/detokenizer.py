@@ -49,9 +49,12 @@ class ByteDetokenizer:
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, token_ids: Sequence[int]) -> str:
-        """Add tokens; give back the text they complete, perhaps empty."""
-        table = self._token_bytes
-        return self._utf8.decode(b"".join([table[i] for i in token_ids]))
+        """Add tokens; give back the text they complete, perhaps empty.
+
+        A model's vocabulary may be padded beyond its tokenizer's: such ids have no text.
+        """
+        table, size = self._token_bytes, len(self._token_bytes)
+        return self._utf8.decode(b"".join([table[i] for i in token_ids if i < size]))
 
     def flush(self) -> str:
         """Give back what is still held, an unfinished character as U+FFFD."""

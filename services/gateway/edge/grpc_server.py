@@ -48,7 +48,7 @@ class GrpcServer:
             port: int = server.add_insecure_port(address)
         except RuntimeError:
             raise ConfigurationInvalid(
-                key="grpc_port", message=f"grpc_port: cannot listen on {address}"
+                key="edge.grpc_port", message=f"edge.grpc_port: cannot listen on {address}"
             ) from None
         await server.start()
         self._server = server

@@ -53,7 +53,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._heads_count = 0
+        self.access_log = False  # uvicorn would write a line per request as soon as the root logs
+        self._boundaries_count = 0
+        """Ends of heads and of bodies so far."""
         self._head_bytes = 0
         """Bytes of a head that has not ended."""
         self._in_body = False
@@ -78,12 +80,12 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """Feed the parser, with a bound on the head."""
         if self.transport.is_closing():
             return
-        heads_before = self._heads_count
+        boundaries_before = self._boundaries_count
         super().data_received(data)
         if self._in_body or self.transport.is_closing():
             return
-        if self._heads_count != heads_before:
-            self._head_bytes = 0  # what follows the last head is part of this one read: bounded by it
+        if self._boundaries_count != boundaries_before:
+            self._head_bytes = 0  # what follows the boundary came in this one read: bounded by it
             return
         self._head_bytes += len(data)
         if self._head_bytes > self.bounds.head_bytes_max:
@@ -94,13 +96,14 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """End a head."""
         self._end_wait()
-        self._heads_count += 1
+        self._boundaries_count += 1
         self._in_body = True
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         """End a body."""
         self._end_wait()
+        self._boundaries_count += 1
         self._in_body = False
         super().on_message_complete()
 
@@ -138,7 +141,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def _refuse(self, status: int, code: str, message: str) -> None:
         """Answer without the application, and close; within another answer only close."""
         self._end_wait()
-        if self._heads_count and not self.cycle.response_complete:
+        if self._boundaries_count and not self.cycle.response_complete:
             self.transport.close()
             return
         kind = "server_error" if status >= 500 else "invalid_request_error"

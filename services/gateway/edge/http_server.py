@@ -65,7 +65,7 @@ class HttpServer:
             )
         except OSError as error:
             in_use = error.errno == errno.EADDRINUSE
-            key = "http_port" if in_use else "host"
+            key = "edge.http_port" if in_use else "edge.host"
             raise ConfigurationInvalid(
                 key=key, message=f"{key}: cannot listen on {host}:{port}: {error.strerror or error}"
             ) from None

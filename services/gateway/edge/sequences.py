@@ -6,22 +6,15 @@ it ends, closing included, every request of the call has ended or was cancelled.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Protocol, runtime_checkable
 
 from services.domain.errors import InternalFault
 from services.domain.request import InferenceRequest
-from services.domain.stream import Delta
 from services.gateway.edge.calls import Call
 from services.gateway.edge.sequence_text import Piece, SequenceText
 from services.gateway.port import Serving
 from services.runtime.tasks import Nursery
-
-
-@runtime_checkable
-class _Closable(Protocol):
-    async def aclose(self) -> None: ...
 
 
 def run(call: Call, serving: Serving) -> AsyncGenerator[Piece, None]:
@@ -50,21 +43,13 @@ async def _run_one(
         min_tokens=sampling.min_tokens,
         reports_tokens=call.reports_tokens,
     )
-    deltas = serving.generate(request, call.options)
-    try:
+    async with aclosing(serving.generate(request, call.options)) as deltas:
         async for delta in deltas:
             piece = text.fold(delta)
             yield piece
             if piece.finish is not None:
                 return
-        raise InternalFault(message="a stream of tokens ended without its end")
-    finally:
-        await _close(deltas)
-
-
-async def _close(deltas: AsyncIterator[Delta]) -> None:
-    if isinstance(deltas, _Closable):
-        await deltas.aclose()
+    raise InternalFault(message="a stream of tokens ended without its end")
 
 
 async def _run_all(call: Call, serving: Serving) -> AsyncGenerator[Piece, None]:

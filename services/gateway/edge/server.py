@@ -32,11 +32,11 @@ class EdgeServer:
 
     def __init__(
         self,
-        *,
         settings: EdgeSettings,
         serving: Serving,
         meters: Meters,
         model_assets: Mapping[str, ModelAssets],
+        *,
         clock: Clock | None = None,
     ) -> None:
         """Put the edge together; nothing listens yet.

@@ -6,6 +6,8 @@ Invariant: a combination that could never serve a request is refused.
 
 import msgspec
 
+from services.domain.errors import ConfigurationInvalid
+
 
 class EdgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Ports, bounds and patience of one gateway's edge."""
@@ -58,22 +60,20 @@ class EdgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         """Refuse what cannot work.
 
         Raises:
-            ValueError: a value is out of range, or two contradict each other.
+            ConfigurationInvalid: a value is out of range, or two contradict each other.
         """
         for name in ("http_port", "grpc_port"):
             if not 0 <= getattr(self, name) <= 65535:
-                raise ValueError(f"{name} must be a port, 0 to 65535")
+                raise _invalid(name, "must be a port, 0 to 65535")
         for name in self.__struct_fields__:
             value = getattr(self, name)
             if name.endswith(("_max", "_s", "_threads")) and not value > 0:
-                raise ValueError(f"{name} must be positive, is {value}")
+                raise _invalid(name, f"must be above 0, is {value}")
         if self.choices_max > self.requests_active_max:
-            raise ValueError(
-                f"choices_max ({self.choices_max}) must not exceed requests_active_max "
-                f"({self.requests_active_max}): such a call could never be admitted"
-            )
+            raise _invalid("choices_max", "must not exceed requests_active_max: such a call never fits")
         if self.body_bytes_max > self.bodies_bytes_max:
-            raise ValueError(
-                f"body_bytes_max ({self.body_bytes_max}) must not exceed bodies_bytes_max "
-                f"({self.bodies_bytes_max}): such a body could never be read"
-            )
+            raise _invalid("body_bytes_max", "must not exceed bodies_bytes_max: such a body never fits")
+
+
+def _invalid(name: str, what: str) -> ConfigurationInvalid:
+    return ConfigurationInvalid(key=f"edge.{name}", message=f"edge.{name} {what}")

@@ -1,5 +1,6 @@
 """A running edge with a rehearsal behind it, and clients of it."""
 
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -44,6 +45,15 @@ class Edge:
         return sum(float(line.removeprefix(wanted)) for line in lines if line.startswith(wanted))
 
 
+_PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""Never used on plain HTTP; without it each client reads all certificates of the machine anew."""
+
+
+def new_client(url: str) -> httpx.AsyncClient:
+    """Make a client with connections of its own."""
+    return httpx.AsyncClient(base_url=url, timeout=20, verify=_PLAIN)
+
+
 StartEdge = Callable[..., Awaitable[Edge]]
 
 
@@ -83,9 +93,9 @@ async def start_edge(assets: ModelAssets, script: Script) -> AsyncIterator[Start
             http_port, grpc_port = await server.start()
             stack.push_async_callback(server.stop)
             url = f"http://127.0.0.1:{http_port}"
-            http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=20))
-            official = await stack.enter_async_context(
-                openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=20)
+            http = await stack.enter_async_context(new_client(url))
+            official = openai.AsyncOpenAI(
+                base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=20, http_client=http
             )
             return Edge(
                 server=server,
