@@ -15,8 +15,8 @@ from services.bus.port import Bus, FleetChange, WorkerLeft, WorkerSeen
 from services.domain.blocks import KvSnapshot
 from services.domain.errors import BusUnavailable, WorkerLost
 from services.domain.ids import WorkerId
-from services.domain.worker import Lifecycle, Phase, WorkerStatus
-from services.router.index import GapFound
+from services.domain.worker import Phase, WorkerStatus
+from services.router.findings import GapFound
 from services.router.router import Router
 from services.runtime.clock import Clock
 from services.runtime.metrics import Meters
@@ -141,10 +141,7 @@ class Feed:
             await asyncio.sleep(REVIEW_EVERY_S)
 
     def _ready_count(self, phase: Phase) -> int:
-        return sum(
-            phase in view.status.phases and view.status.lifecycle is Lifecycle.READY
-            for view in self._router.fleet.workers()
-        )
+        return sum(view.ready and phase in view.status.phases for view in self._router.fleet.workers())
 
     def _mend(self, gap: GapFound) -> None:
         log.info("KV events of %s are missing from %d on, fetching a snapshot", gap.worker_id, gap.expected)

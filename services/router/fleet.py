@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from services.domain.blocks import blocks_for
 from services.domain.ids import WorkerId
 from services.domain.performance import PerformanceModel
-from services.domain.worker import Phase, WorkerLimits, WorkerStatus
+from services.domain.worker import Lifecycle, Phase, WorkerLimits, WorkerStatus
 from services.router.ledger import Burden, Ledger
 from services.router.prices import backlog_s
 from services.router.settings import RouterSettings
@@ -27,6 +27,7 @@ class WorkerView:
         worker_id: who.
         limits: fixed facts of its engine.
         status: as announced.
+        ready: whether its lifecycle lets it take new work.
         seen_at_s: when it arrived.
         tie_seed: 64-bit hash of the worker's id.
         speed: equal for workers whose performance and limits are equal.
@@ -42,6 +43,7 @@ class WorkerView:
     worker_id: WorkerId
     limits: WorkerLimits
     status: WorkerStatus
+    ready: bool
     seen_at_s: float
     tie_seed: int
     speed: int
@@ -87,6 +89,7 @@ def view_worker(
         worker_id=status.worker_id,
         limits=limits,
         status=status,
+        ready=status.lifecycle is Lifecycle.READY,
         seen_at_s=seen_at_s,
         tie_seed=tie_seed,
         speed=speed,

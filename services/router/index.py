@@ -24,6 +24,7 @@ from services.domain.blocks import (
     KvSnapshot,
 )
 from services.domain.ids import EngineEpoch, WorkerId
+from services.router.findings import Applied, Folded, GapFound, StaleEpoch, UnknownWorker, Waiting
 
 EPOCHS_REMEMBERED = 4
 """Past lives of an engine that are recognised as past; older batches cannot still be on their way."""
@@ -31,50 +32,6 @@ EPOCHS_REMEMBERED = 4
 LOOK_UP_BLOCKS = 64
 """Blocks looked up at once before asking whether anybody is left: long enough that the loop runs in C,
 short enough that a prompt known to nobody costs little."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Applied:
-    """The index is up to date with this batch or snapshot."""
-
-    worker_id: WorkerId
-    trimmed_blocks: int = 0
-    """Blocks dropped, oldest first, because the worker claimed more than it can hold."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GapFound:
-    """Batches are missing: the owner must fetch a snapshot and fold it. Said once per gap."""
-
-    worker_id: WorkerId
-    expected: int
-    got: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Waiting:
-    """The batch is kept until the snapshot that was asked for arrives."""
-
-    worker_id: WorkerId
-    dropped_count: int = 0
-    """Older batches given up because too many wait."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StaleEpoch:
-    """It belongs to a past life of the engine, or repeats what is known; nothing changed."""
-
-    worker_id: WorkerId
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UnknownWorker:
-    """The fleet does not know the worker; nothing changed. Its first status leads to a snapshot."""
-
-    worker_id: WorkerId
-
-
-Folded = Applied | GapFound | Waiting | StaleEpoch | UnknownWorker
 
 
 @dataclass(slots=True, kw_only=True)

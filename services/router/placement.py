@@ -102,13 +102,18 @@ def _look(
     if not queue.reachable:
         excluded += [(Path.REMOTE, view, "the prefill queue does not answer") for view in prefillers]
         prefillers = []
-    pricing = Pricing(query, overlaps=overlaps, tpot_s=settings.tpot_target_s)
-    priced, alone = pricing.ways(decoders=decoders, prefillers=prefillers, queue=queue)
+    pricing = Pricing(
+        query,
+        overlaps=overlaps,
+        queue=queue,
+        prefiller_count=len(prefillers),
+        tpot_s=settings.tpot_target_s,
+    )
+    priced, alone = pricing.ways(decoders=decoders, prefillers=prefillers)
     excluded += [(Path.REMOTE, view, "no other worker could decode what it prefills") for view in alone]
-    ways: list[Way] = []
-    late: list[Way] = []
-    for way in priced:
-        (ways if way.wait_s <= settings.wait_max_s else late).append(way)
+    longest_s = settings.wait_max_s
+    ways = [way for way in priced if way.wait_s <= longest_s]
+    late = [way for way in priced if way.wait_s > longest_s] if len(ways) < len(priced) else []
     return _Options(ways=ways, late=late, excluded=excluded)
 
 

@@ -26,7 +26,9 @@ class PromptPrice:
     first_s: float
     growth_s: float
     last_s: float
-    """The remaining step below the budget; meaningless when there is none."""
+    """The remaining step below the budget; 0 when there is none."""
+    least_s: float
+    """The shortest of all steps."""
 
     def stall_s(self, *, decode_step_s: float, tpot_s: float) -> float:
         """Time that one running request loses beyond its target while this prompt is computed.
@@ -37,7 +39,9 @@ class PromptPrice:
             decode_step_s: the decode part of each step, s.
             tpot_s: what a step may take, s.
         """
-        slack_s = max(0.0, tpot_s - decode_step_s)
+        slack_s = tpot_s - decode_step_s if tpot_s > decode_step_s else 0.0
+        if self.least_s >= slack_s:  # every step is late, as with most prompts that matter
+            return self.total_s - self.step_count * slack_s
         lost_s = 0.0
         if self.step_count > self.full_count:
             lost_s += max(0.0, self.last_s - slack_s)
@@ -75,6 +79,7 @@ def price_prompt(
         return performance.prefill_s((PrefillChunk(new_tokens=new_tokens, context_tokens=context_tokens),))
 
     first_s = step_s(step_tokens_max, cached) if full else 0.0
+    last_s = step_s(rest, cached + full * step_tokens_max)
     return PromptPrice(
         total_s=performance.prompt_s(
             prompt_tokens=prompt_tokens, cached_tokens=cached, step_tokens_max=step_tokens_max
@@ -83,7 +88,8 @@ def price_prompt(
         full_count=full,
         first_s=first_s,
         growth_s=step_s(step_tokens_max, cached + step_tokens_max) - first_s if full > 1 else 0.0,
-        last_s=step_s(rest, cached + full * step_tokens_max),
+        last_s=last_s,
+        least_s=min(first_s, last_s) if full and rest else first_s or last_s,
     )
 
 

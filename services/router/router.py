@@ -15,8 +15,9 @@ from services.domain.task import QueuedTask
 from services.domain.worker import WorkerStatus
 from services.router.accuracy import HitRecord, IndexWrong
 from services.router.decode_placement import place_decode
+from services.router.findings import Applied, Folded, GapFound
 from services.router.fleet import FleetView, burden_of_prompt, burden_of_sequence
-from services.router.index import Applied, Folded, GapFound, PrefixIndex
+from services.router.index import PrefixIndex
 from services.router.ledger import Burden, Ledger
 from services.router.placement import place
 from services.router.queue_load import QueueLoad, read_queue

@@ -11,7 +11,7 @@ from dataclasses import replace
 from math import inf
 
 from services.domain.blocks import blocks_for
-from services.router.filters import FILTERS_OF_ENGINE, FILTERS_OF_WORKER, Filter, Need
+from services.router.filters import FILTERS_OF_ENGINE, FILTERS_OF_WORKER, Filter, Need, unobjectionable
 from services.router.fleet import WorkerView
 from services.router.prices import room_wait_s
 
@@ -34,7 +34,7 @@ def _split(views: Sequence[WorkerView], need: Need) -> tuple[list[WorkerView], l
     excluded: list[tuple[WorkerView, str]] = []
     of_engine: dict[int, str | None] = {}
     for view in views:
-        why = _objection(view, need, _OF_WORKER)
+        why = None if unobjectionable(view, need) else _objection(view, need, _OF_WORKER)
         if why is None:
             if view.speed not in of_engine:
                 of_engine[view.speed] = _objection(view, need, _OF_ENGINE)

@@ -6,9 +6,12 @@ over, on the best worker that would decode it; never on the order in which worke
 Not here: which way is taken and why (`services.router.placement`).
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
+from services.domain.blocks import blocks_for
 from services.domain.ids import WorkerId
 from services.domain.placement import Candidate, Path, PlacementQuery
 from services.router.fleet import WorkerView, hash64
@@ -50,76 +53,103 @@ class Way(NamedTuple):
         )
 
 
-class Join(NamedTuple):
-    """A decode worker taking over a sequence."""
+Join = tuple[float, int, WorkerId]
+"""A decode worker taking over a sequence: seconds until its first token there once its KV is readable,
+tie, who."""
 
-    join_s: float
-    """Until its first token there, once its KV is readable."""
-    tie: int
-    worker_id: WorkerId
+
+@dataclass(slots=True)
+class _Speed:
+    """What a query costs on workers of equal performance and limits."""
+
+    needed_blocks: int
+    alone_s: float
+    """A decode step of this sequence alone."""
+    added_s: float
+    """What this sequence adds to a decode step of others: the model is linear in both its terms."""
+    queued_s: float
+    """Wait behind one worker's share of the queue."""
+    transfer_s: float
+    prompts: dict[int, tuple[PromptPrice, int]]
+    """By overlap in blocks: price of the rest, and its tokens."""
 
 
 class Pricing:
-    """Prices one query; remembers what workers of equal speed share."""
+    """Prices one query; what workers of equal speed share is computed once."""
 
-    def __init__(self, query: PlacementQuery, *, overlaps: Mapping[WorkerId, int], tpot_s: float) -> None:
+    def __init__(
+        self,
+        query: PlacementQuery,
+        *,
+        overlaps: Mapping[WorkerId, int],
+        queue: QueueLoad,
+        prefiller_count: int,
+        tpot_s: float,
+    ) -> None:
+        """Prepare to price.
+
+        Args:
+            query: what is to be placed.
+            overlaps: leading blocks that each worker holds; absent is 0.
+            queue: what waits for any prefill worker.
+            prefiller_count: workers that share the queue.
+            tpot_s: what a decode step may take.
+        """
         self._query = query
         self._overlaps = overlaps
+        self._queue = queue
+        self._prefiller_count = max(1, prefiller_count)
         self._tpot_s = tpot_s
         self._seed = hash64(query.request_id)
-        self._prompts: dict[tuple[int, int], tuple[PromptPrice, int]] = {}
+        self._speeds: dict[int, _Speed] = {}
 
     def ways(
-        self, *, decoders: Sequence[WorkerView], prefillers: Sequence[WorkerView], queue: QueueLoad
+        self, *, decoders: Sequence[WorkerView], prefillers: Sequence[WorkerView]
     ) -> tuple[list[Way], list[WorkerView]]:
         """Price every way.
 
         Args:
             decoders: workers that may prefill and decode it, or decode it.
             prefillers: workers that may prefill it through the queue.
-            queue: what waits for them.
 
         Returns:
             The ways, and prefill workers whose KV no other worker could decode.
         """
         query = self._query
-        rooms_s = [
-            wait_for_room_s(view, tokens=query.prompt_tokens, output_tokens=query.output_tokens_max)
-            for view in decoders
-        ]
-        ways = [
-            self._way(view, Path.LOCAL, view.backlog_s + room_s, 0.0, 0.0)
-            for view, room_s in zip(decoders, rooms_s, strict=True)
-        ]
-        joins = self._joins(decoders, rooms_s) if prefillers else {}
-        shared: dict[int, tuple[float, float]] = {}
+        ways: list[Way] = []
+        joins: defaultdict[str, list[Join]] = defaultdict(list)
+        for view in decoders:
+            speed = self._speeds.get(view.speed) or self._speed(view)
+            room_s = self._room_s(view, speed, query.output_tokens_max)
+            way = self._way(view, speed, Path.LOCAL, view.backlog_s + room_s, 0.0)
+            ways.append(way)
+            step_s = view.step_s + speed.added_s if view.running_count else speed.alone_s
+            joins[view.limits.compatibility].append((room_s + step_s, way.tie, view.worker_id))
+        best = {layout: sorted(of_layout)[:2] for layout, of_layout in joins.items()}
         alone: list[WorkerView] = []
         for view in prefillers:
-            join = _other(joins.get(view.limits.compatibility, ()), view.worker_id)
-            if join is None:
+            takeover = _other_s(best.get(view.limits.compatibility, ()), view.worker_id)
+            if takeover is None:
                 alone.append(view)
                 continue
-            if view.speed not in shared:
-                shared[view.speed] = self._shared(view, queue, len(prefillers))
-            queued_s, transfer_s = shared[view.speed]
-            room_s = wait_for_room_s(view, tokens=query.prompt_tokens, output_tokens=1)
-            wait_s = view.backlog_s + queued_s + room_s
-            ways.append(self._way(view, Path.REMOTE, wait_s, transfer_s, join.join_s))
+            speed = self._speeds.get(view.speed) or self._speed(view)
+            wait_s = view.backlog_s + speed.queued_s + self._room_s(view, speed, 1)
+            ways.append(self._way(view, speed, Path.REMOTE, wait_s, takeover))
         return ways, alone
 
-    def _way(self, view: WorkerView, path: Path, wait_s: float, transfer_s: float, join_s: float) -> Way:
-        worker_id = view.worker_id
+    def _room_s(self, view: WorkerView, speed: _Speed, output_tokens: int) -> float:
+        if view.free_blocks >= speed.needed_blocks and view.sequence_count < view.limits.sequences_max:
+            return 0.0
+        return wait_for_room_s(view, tokens=self._query.prompt_tokens, output_tokens=output_tokens)
+
+    def _way(self, view: WorkerView, speed: _Speed, path: Path, wait_s: float, join_s: float) -> Way:
+        worker_id, running, step_s = view.worker_id, view.running_count, view.step_s
         overlap = self._overlaps.get(worker_id, 0)
-        priced = self._prompts.get((view.speed, overlap))
-        if priced is None:
-            priced = self._prompts[view.speed, overlap] = self._price(view, overlap)
-        price, uncached = priced
-        ttft_s = wait_s + price.total_s + price.step_count * view.step_s + transfer_s + join_s
-        harmed = view.running_count
-        harm_s = 0.0
-        if harmed:
-            harm_s = harmed * price.stall_s(decode_step_s=view.step_s, tpot_s=self._tpot_s)
-        return Way(
+        price, uncached = speed.prompts.get(overlap) or self._price(view, speed, overlap)
+        transfer_s = speed.transfer_s if path is Path.REMOTE else 0.0
+        ttft_s = wait_s + price.total_s + price.step_count * step_s + transfer_s + join_s
+        harm_s = running * price.stall_s(decode_step_s=step_s, tpot_s=self._tpot_s) if running else 0.0
+        row = (
             ttft_s + harm_s,
             tie(self._seed, view.tie_seed),
             worker_id,
@@ -131,10 +161,11 @@ class Pricing:
             transfer_s,
             ttft_s,
             harm_s,
-            harmed,
+            running,
         )
+        return tuple.__new__(Way, row)  # half the price of Way(...), paid once per worker
 
-    def _price(self, view: WorkerView, overlap_blocks: int) -> tuple[PromptPrice, int]:
+    def _price(self, view: WorkerView, speed: _Speed, overlap_blocks: int) -> tuple[PromptPrice, int]:
         limits, prompt = view.limits, self._query.prompt_tokens
         cached = min(overlap_blocks * limits.block_size_tokens, prompt - 1)
         price = price_prompt(
@@ -143,43 +174,32 @@ class Pricing:
             cached_tokens=cached,
             step_tokens_max=limits.step_tokens_max,
         )
-        return price, prompt - cached
+        priced = speed.prompts[overlap_blocks] = (price, prompt - cached)
+        return priced
 
-    def _shared(self, view: WorkerView, queue: QueueLoad, worker_count: int) -> tuple[float, float]:
-        """Wait behind this worker's share of the queue, and transfer: equal for equal workers."""
-        performance, limits = view.status.performance, view.limits
-        queued_s = backlog_s(
-            performance,
-            tokens=queue.waiting_tokens / worker_count,
-            prompt_count=queue.waiting_count / worker_count,
-            step_tokens_max=limits.step_tokens_max,
-        )
-        return queued_s, performance.transfer_s(self._query.prompt_tokens * limits.kv_bytes_per_token)
-
-    def _joins(self, decoders: Sequence[WorkerView], rooms_s: Sequence[float]) -> dict[str, tuple[Join, ...]]:
-        """Best two decode workers per KV layout: the best, and who takes over from itself."""
-        joins: dict[str, list[Join]] = {}
-        added: dict[int, tuple[float, float]] = {}
-        for view, room_s in zip(decoders, rooms_s, strict=True):
-            if view.speed not in added:
-                added[view.speed] = self._added_s(view)
-            first_s, more_s = added[view.speed]
-            step_s = view.step_s + more_s if view.running_count else first_s
-            joins.setdefault(view.limits.compatibility, []).append(
-                Join(room_s + step_s, tie(self._seed, view.tie_seed), view.worker_id)
-            )
-        return {layout: tuple(sorted(of_layout)[:2]) for layout, of_layout in joins.items()}
-
-    def _added_s(self, view: WorkerView) -> tuple[float, float]:
-        """Step of this sequence alone, and what it adds to a step of others: the model is linear."""
-        performance, tokens = view.status.performance, self._query.prompt_tokens
+    def _speed(self, view: WorkerView) -> _Speed:
+        performance, limits, tokens = view.status.performance, view.limits, self._query.prompt_tokens
         alone_s = performance.decode_s(sequence_count=1, context_tokens=tokens)
         pair_s = performance.decode_s(sequence_count=2, context_tokens=tokens)
-        return alone_s, pair_s - performance.decode_s(sequence_count=1, context_tokens=0)
+        speed = self._speeds[view.speed] = _Speed(
+            needed_blocks=blocks_for(tokens + 1, limits.block_size_tokens),
+            alone_s=alone_s,
+            added_s=pair_s - performance.decode_s(sequence_count=1, context_tokens=0),
+            queued_s=backlog_s(
+                performance,
+                tokens=self._queue.waiting_tokens / self._prefiller_count,
+                prompt_count=self._queue.waiting_count / self._prefiller_count,
+                step_tokens_max=limits.step_tokens_max,
+            ),
+            transfer_s=performance.transfer_s(tokens * limits.kv_bytes_per_token),
+            prompts={},
+        )
+        return speed
 
 
-def _other(joins: Sequence[Join], worker_id: WorkerId) -> Join | None:
-    for join in joins:
-        if join.worker_id != worker_id:
-            return join
+def _other_s(joins: Sequence[Join], worker_id: WorkerId) -> float | None:
+    """Time at the best decode worker that is not the prefill worker itself."""
+    for join_s, _, joined in joins:
+        if joined != worker_id:
+            return join_s
     return None

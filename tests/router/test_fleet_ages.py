@@ -2,10 +2,14 @@
 
 from dataclasses import replace
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from services.domain.errors import NotReady
 from services.domain.ids import WorkerId
 from services.domain.placement import Placement
 from services.domain.worker import Lifecycle, WorkerLoad
+from services.router.filters import FILTERS_OF_WORKER, Need, unobjectionable
 from services.router.fleet import FleetView
 from services.router.router import Router
 from services.router.settings import RouterSettings
@@ -99,3 +103,21 @@ def test_a_restarted_engine_owes_nothing() -> None:
     view = router.fleet.get(WorkerId("d0"))
     assert view is not None
     assert view.sequence_count == 0
+
+
+@given(
+    lifecycle=st.sampled_from(Lifecycle),
+    seen_at_s=st.floats(0, 10),
+    avoid=st.frozensets(st.sampled_from((WorkerId("d0"), WorkerId("d1")))),
+    stale_after_s=st.floats(0.1, 20),
+)
+def test_the_quick_test_agrees_with_the_filters(
+    lifecycle: Lifecycle, seen_at_s: float, avoid: frozenset[WorkerId], stale_after_s: float
+) -> None:
+    """A worker passes the quick test exactly when no filter objects to it."""
+    fleet = FleetView(SETTINGS)
+    fleet.fold_status(worker("d0", DECODE, lifecycle=lifecycle), seen_at_s)
+    (view,) = fleet.workers()
+    need = Need(tokens=1, avoid=avoid, now_s=10.0, stale_after_s=stale_after_s)
+    objections = [why for check in FILTERS_OF_WORKER.values() if (why := check(view, need)) is not None]
+    assert unobjectionable(view, need) == (not objections)

@@ -16,7 +16,8 @@ from services.domain.blocks import (
     KvSnapshot,
 )
 from services.domain.ids import EngineEpoch, WorkerId
-from services.router.index import LOOK_UP_BLOCKS, Applied, GapFound, PrefixIndex
+from services.router.findings import Applied, GapFound
+from services.router.index import LOOK_UP_BLOCKS, PrefixIndex
 
 WORKERS = tuple(WorkerId(name) for name in string.ascii_lowercase[:5])
 CHAIN = tuple(BlockHash(0x9E3779B97F4A7C15 * (i + 1) & (2**64 - 1)) for i in range(3 * LOOK_UP_BLOCKS))
