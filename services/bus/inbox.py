@@ -8,26 +8,37 @@ Not here: where messages come from.
 
 import asyncio
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Generic, Self, TypeVar
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
 
 
+def ignore_drop(what: str) -> None:
+    """Count nothing: for a bus whose drops nobody asks for."""
+    del what
+
+
 class Inbox(Generic[T]):
     """The last `limit` messages that its reader has not taken yet, in order."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, on_drop: Callable[[], None]) -> None:
+        """Make an empty inbox.
+
+        Args:
+            limit: most messages kept.
+            on_drop: told of each message that was dropped; must not block or raise.
+        """
         self._messages: deque[T] = deque(maxlen=limit)
+        self._on_drop = on_drop
         self._wakeup = asyncio.Event()
         self._closed = False
-        self.dropped_count = 0
-        """Messages lost because the reader fell behind."""
 
     def put(self, message: T) -> None:
         """Add a message; the oldest one goes when there is no room."""
-        self.dropped_count += len(self._messages) == self._messages.maxlen
+        if len(self._messages) == self._messages.maxlen:
+            self._on_drop()
         self._messages.append(message)
         self._wakeup.set()
 

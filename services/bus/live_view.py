@@ -63,8 +63,8 @@ class LiveQueueView:
 
     def keep_only(self, present: Set[TaskId]) -> None:
         """Remove every task that a complete list of the queue does not hold."""
-        for task_id in self._mirror.missing(present):
-            self.remove(task_id)
+        for task_id in self._mirror.keep_only(present):
+            self._left(task_id)
 
     def close(self) -> None:
         """Stop the timer; nothing changes any more."""

@@ -63,6 +63,8 @@ class QueueMirror:
         self._task_age_max_s = task_age_max_s
         self._rows: dict[TaskId, _Row] = {}
         self._due: list[tuple[float, TaskId]] = []
+        self._expired: set[TaskId] = set()
+        """Ended by our clock and not yet by the bus: a late write must not bring them back."""
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -73,11 +75,15 @@ class QueueMirror:
     def put(
         self, record: TaskRecord, *, claim: Claim | None, attempts: int, revision: int, now_s: float
     ) -> bool:
-        """Fold an entry in; an entry older than the known one changes nothing.
+        """Fold an entry in; one of the same revision changes nothing.
+
+        The bus delivers in order; a lower revision comes only from a bus that lost its state.
 
         Returns:
             Whether a reader sees a difference; the renewal of a running claim is none.
         """
+        if record.task_id in self._expired:
+            return False
         row = self._rows.get(record.task_id)
         if row is None:
             life_s = self._task_age_max_s
@@ -95,7 +101,7 @@ class QueueMirror:
             self._rows[record.task_id] = row
             heapq.heappush(self._due, (row.expires_s, record.task_id))
             differs = True
-        elif revision <= row.revision:
+        elif revision == row.revision:
             return False
         else:
             lapsed = now_s >= row.lapses_s(self._claim_ttl_s)
@@ -107,11 +113,16 @@ class QueueMirror:
 
     def remove(self, task_id: TaskId) -> bool:
         """Forget a task; False when it is not known."""
+        self._expired.discard(task_id)
         return self._rows.pop(task_id, None) is not None
 
-    def missing(self, present: Set[TaskId]) -> tuple[TaskId, ...]:
-        """Known tasks that a complete list does not hold, oldest first."""
-        return tuple(task_id for task_id in self._rows if task_id not in present)
+    def keep_only(self, present: Set[TaskId]) -> tuple[TaskId, ...]:
+        """Forget all tasks that a complete list does not hold; returns those that were shown."""
+        self._expired &= present
+        gone = tuple(task_id for task_id in self._rows if task_id not in present)
+        for task_id in gone:
+            del self._rows[task_id]
+        return gone
 
     def due_s(self) -> float | None:
         """The next moment at which `pass_time` may change something."""
@@ -128,6 +139,7 @@ class QueueMirror:
                 continue
             if row.expires_s <= now_s:
                 del self._rows[task_id]
+                self._expired.add(task_id)
                 removed.append(task_id)
             elif row.claim is not None and row.lapses_s(self._claim_ttl_s) <= now_s:
                 lapsed = True

@@ -72,6 +72,7 @@ class PrefillQueue(Protocol):
         Raises:
             Saturated: the queue holds as many tasks as it may.
             BodyTooLarge: the task is larger than a message of the bus may be.
+            DeadlineExceeded: no time is left.
             BusUnavailable: the bus did not confirm in time; the task may not be in the queue.
         """
         ...

@@ -2,9 +2,10 @@
 
 Comes in: the `bus` part of a process's settings file and environment. Goes out: frozen structs.
 Invariant: each limit has a name and a reason; an impossible value is refused, never clamped.
-Not here: reading files and environment (`services.runtime`).
+Not here: reading settings files (`services.runtime`).
 """
 
+import os
 from typing import Annotated
 
 import msgspec
@@ -196,8 +197,47 @@ class EmbeddedSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     password_env: Annotated[
         str | None, Meta(description="Environment variable that holds the password of `user`.")
     ] = None
+    token_env: Annotated[
+        str | None, Meta(description="Environment variable with a token that clients must give.")
+    ] = None
     tls_cert_file: Annotated[str | None, Meta(description="Server certificate, PEM; null: no TLS.")] = None
     tls_key_file: Annotated[str | None, Meta(description="Private key of the certificate, PEM.")] = None
     tls_client_ca_file: Annotated[
         str | None, Meta(description="Authorities that clients' certificates must come from.")
     ] = None
+
+    def __post_init__(self) -> None:
+        """Refuse combinations that cannot work.
+
+        Raises:
+            ConfigurationInvalid: naming the key at fault.
+        """
+        if (self.user is None) != (self.password_env is None):
+            raise ConfigurationInvalid(
+                key="bus.embedded.password_env",
+                message="bus.embedded.user and bus.embedded.password_env must be given together",
+            )
+        if self.user is not None and self.token_env is not None:
+            raise ConfigurationInvalid(
+                key="bus.embedded.token_env",
+                message="give only one of bus.embedded.user and bus.embedded.token_env",
+            )
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ConfigurationInvalid(
+                key="bus.embedded.tls_key_file",
+                message="bus.embedded.tls_cert_file and bus.embedded.tls_key_file go together",
+            )
+
+
+def read_secret(key: str, variable: str) -> str:
+    """Read a secret from the environment, so that it stands in no file and no argument list.
+
+    Raises:
+        ConfigurationInvalid: the variable is not set; names the setting, never a value.
+    """
+    value = os.environ.get(variable)
+    if not value:
+        raise ConfigurationInvalid(
+            key=key, message=f"{key} names the environment variable {variable}, which is not set"
+        )
+    return value

@@ -20,7 +20,7 @@ from services.bus.memory.delay_line import DelayLine
 from services.bus.mirror import age
 from services.bus.settings import BusLimits
 from services.domain.blocks import KvEventBatch
-from services.domain.errors import BodyTooLarge, Saturated
+from services.domain.errors import BodyTooLarge, DeadlineExceeded, Saturated
 from services.domain.ids import TaskId, WorkerId
 from services.domain.task import Claim, PrefillTask, TaskRecord
 from services.domain.worker import WorkerStatus
@@ -184,6 +184,7 @@ class MemoryBroker:
         Raises:
             Saturated: no room.
             BodyTooLarge: the prompt is longer than a message may be.
+            DeadlineExceeded: no time is left.
         """
         self._forget_expired()
         body_bytes = TOKEN_BYTES * task.request.prompt_tokens
@@ -202,6 +203,8 @@ class MemoryBroker:
         life_s = self.limits.task_age_max_s
         if task.record.deadline_s is not None:
             life_s = min(life_s, task.record.deadline_s)
+        if life_s <= 0:
+            raise DeadlineExceeded(deadline_s=life_s, message="the deadline passed before the queue")
         expires_s = now_s + life_s
         heapq.heappush(self._expiries, (expires_s, task.record.task_id))
         self._write(StoredTask(task=task, enqueued_s=now_s, expires_s=expires_s, written_s=now_s, revision=0))

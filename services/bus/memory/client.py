@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from services.bus.fleet_feed import FleetFeed
-from services.bus.inbox import Inbox
+from services.bus.inbox import Inbox, ignore_drop
 from services.bus.live_view import LiveQueueView
 from services.bus.memory.broker import Connection, MemoryBroker
 from services.bus.port import FleetChange, QueueView
@@ -135,18 +135,15 @@ class MemoryQueue:
 
 
 class MemoryBus:
-    """One process's connection to a broker.
+    """One process's connection to a broker."""
 
-    Attributes:
-        kv_dropped_count: KV event batches this client did not send, because it was cut off.
-    """
-
-    def __init__(self, broker: MemoryBroker, name: str) -> None:
+    def __init__(self, broker: MemoryBroker, name: str, on_drop: Callable[[str], None] = ignore_drop) -> None:
         """Connect.
 
         Args:
             broker: the server.
             name: unique among the broker's clients; faults are addressed by it.
+            on_drop: told the name of a bound whenever a message is dropped at it.
 
         Raises:
             ValueError: the name is in use.
@@ -154,7 +151,7 @@ class MemoryBus:
         self._wire = _Wire(broker, name)
         self._broker = broker
         self._queue = MemoryQueue(self._wire)
-        self.kv_dropped_count = 0
+        self._on_drop = on_drop
 
     @property
     def queue(self) -> MemoryQueue:
@@ -194,12 +191,14 @@ class MemoryBus:
         if self.connected:
             self._broker.publish_kv(batch)
         else:
-            self.kv_dropped_count += 1
+            self._on_drop("kv_publish")
 
     @asynccontextmanager
     async def watch_kv(self) -> AsyncIterator[AsyncIterator[KvEventBatch]]:
         """Follow all workers' KV events from now on."""
-        inbox: Inbox[KvEventBatch] = Inbox(self._broker.limits.kv_batches_max)
+        inbox: Inbox[KvEventBatch] = Inbox(
+            self._broker.limits.kv_batches_max, lambda: self._on_drop("kv_inbox")
+        )
         inboxes = self._wire.connection.kv_inboxes
         inboxes.append(inbox)
         try:
