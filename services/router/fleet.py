@@ -177,7 +177,7 @@ class FleetView:
             away_s = now_s - self._away_since_s
             self._away_since_s = None
             for view in tuple(self._workers.values()):
-                self._put(view.status, view.seen_at_s + away_s, view)
+                self._put(view.status, min(now_s, view.seen_at_s + away_s), view)
 
     def fold_placed(self, entry_id: str, worker_id: WorkerId, burden: Burden, now_s: float) -> None:
         """Count a placement until a status shows it, it ends, or the ledger is full."""
