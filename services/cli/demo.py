@@ -8,11 +8,11 @@ import asyncio
 import contextlib
 import socket
 import sys
+from random import Random
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from services import tinymodel
 from services.cli.api import GatewayClient
 from services.cli.output import console
 from services.cli.story import Record, tell
@@ -22,13 +22,16 @@ from services.cluster.settings import ClusterSettings
 from services.domain.errors import ConfigurationInvalid, InternalFault
 from services.runtime.lifecycle import StopSignal
 from services.runtime.tasks import first_of
+from services.tinymodel import conversations
 
 if TYPE_CHECKING:
-    from openai import AsyncOpenAI
+    from openai import AsyncOpenAI, AsyncStream
+    from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
 
 BACKGROUND_STREAMS = 8
 BACKGROUND_TOKENS = 400
 ANSWER_TOKENS = 64
+EXCHANGES = 24
 TIMEOUT_S = 120.0
 
 _QUESTION = "What is prefill?"
@@ -147,13 +150,13 @@ async def _long_prompt(cluster: LocalCluster, client: "AsyncOpenAI", model: str)
         )
     console.print("\n[bold]3.[/bold] why it went where it went, and when what happened:\n")
     for line in tell(record):
-        console.print("  " + line, markup=False)
+        console.print("  " + line, markup=False, soft_wrap=True)
 
 
 async def _ask(client: "AsyncOpenAI", model: str, prefill: str) -> str:
     answer = await client.chat.completions.with_raw_response.create(
         model=model,
-        messages=tinymodel.long_conversation(_QUESTION, variant=prefill),
+        messages=_long_talk(seed=prefill),
         max_tokens=ANSWER_TOKENS,
         temperature=0.0,
         stream=True,
@@ -163,11 +166,26 @@ async def _ask(client: "AsyncOpenAI", model: str, prefill: str) -> str:
     if request_id is None:
         raise InternalFault(message="the gateway named no request id")
     console.print(f"  [dim]{_QUESTION}[/dim] ", end="")
-    async for chunk in answer.parse():
+    stream: AsyncStream[ChatCompletionChunk] = answer.parse()
+    async for chunk in stream:
         for choice in chunk.choices:
             console.print(choice.delta.content or "", end="", markup=False)
     console.print()
     return request_id
+
+
+def _long_talk(seed: str) -> "list[ChatCompletionMessageParam]":
+    """Make up a talk of some thousand tokens that ends in a question; another seed shares no prefix with it."""
+    rng = Random(seed)  # noqa: S311  # drawn to repeat, not to hide
+    turns = conversations.draw_conversation(rng, conversations.load_entries(), exchange_count=EXCHANGES)
+    messages: list[ChatCompletionMessageParam] = []
+    for turn in turns:
+        if turn.role == "assistant":
+            messages.append({"role": "assistant", "content": turn.text})
+        elif turn.role == "user":
+            messages.append({"role": "user", "content": turn.text})
+    messages.append({"role": "user", "content": _QUESTION})
+    return messages
 
 
 def _record(url: str, request_id: str) -> Record:

@@ -11,6 +11,10 @@ from services.cli.story import Record, tell
 RECENT_SHOWN = 20
 
 
+class _Recent(msgspec.Struct):
+    data: list[Record]
+
+
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the subcommand."""
     command = commands.add_parser(
@@ -37,7 +41,7 @@ def _run(options: argparse.Namespace) -> int:
     if write_json(options.json, msgspec.Raw(text)):
         return 0
     for line in tell(msgspec.json.decode(text, type=Record)):
-        console.print(line, markup=False)
+        console.print(line, markup=False, soft_wrap=True)
     return 0
 
 
@@ -45,7 +49,7 @@ def _list(gateway: GatewayClient, options: argparse.Namespace) -> int:
     text = gateway.get("/baton/v1/requests")
     if write_json(options.json, msgspec.Raw(text)):
         return 0
-    records = msgspec.json.decode(text, type=dict[str, list[Record]])["requests"]
+    records = msgspec.json.decode(text, type=_Recent).data
     rows = [_row(record) for record in records[:RECENT_SHOWN]]
     columns = ("request", "path", "prompt tok", "cached tok", "output tok", "TTFT ms", "TPOT ms", "state")
     console.print(table("", columns, rows))

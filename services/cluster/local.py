@@ -20,7 +20,7 @@ import msgspec
 from services import tinymodel
 from services.bus.embedded import EmbeddedNats
 from services.bus.settings import EmbeddedSettings
-from services.cluster.plan import plan, worker_names
+from services.cluster.plan import ModelFacts, plan, worker_names
 from services.cluster.processes import Child, Children
 from services.cluster.settings import ClusterSettings
 from services.domain.errors import ConfigurationInvalid, EngineFailed
@@ -79,7 +79,7 @@ class LocalCluster:
             ConfigurationInvalid: a port is taken, the model folder is not one.
             EngineFailed: a process ended or the time was up; the message holds the end of its log.
         """
-        model_folder = _model_folder(self.settings)
+        model = _model_facts(self.settings)
         if not self.nats_url:
             self._nats = EmbeddedNats(
                 EmbeddedSettings(
@@ -91,7 +91,7 @@ class LocalCluster:
             self.nats_url = await self._nats.start()
         for spec in plan(
             self.settings,
-            model_folder=model_folder,
+            model=model,
             nats_url=self.nats_url,
             cores=sorted(os.sched_getaffinity(0)),
             ports_file=str(self._ports_file),
@@ -177,13 +177,26 @@ class LocalCluster:
         return killed
 
 
-def _model_folder(settings: ClusterSettings) -> str:
-    folder = Path(settings.model.folder) if settings.model.folder else tinymodel.model_folder()
-    if not (folder / "config.json").is_file():
+class _ModelConfig(msgspec.Struct):
+    vocab_size: int
+    eos_token_id: int | list[int]
+
+
+def _model_facts(settings: ClusterSettings) -> ModelFacts:
+    folder = Path(settings.model.folder) if settings.model.folder else tinymodel.model_path()
+    try:
+        config = msgspec.json.decode((folder / "config.json").read_bytes(), type=_ModelConfig)
+    except (OSError, msgspec.MsgspecError) as error:
         raise ConfigurationInvalid(
-            key="model.folder", message=f"model.folder: {folder} has no config.json; name a model folder"
-        )
-    return str(folder.resolve())
+            key="model.folder",
+            message=f"model.folder: {folder} holds no readable config.json ({error}); name a model folder",
+        ) from None
+    eos = config.eos_token_id
+    return ModelFacts(
+        folder=str(folder.resolve()),
+        vocabulary_size=config.vocab_size,
+        eos_token_id=eos[0] if isinstance(eos, list) else eos,
+    )
 
 
 def _ended(child: Child) -> EngineFailed:

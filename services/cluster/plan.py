@@ -34,6 +34,15 @@ class ProcessSpec:
     settings: bytes
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFacts:
+    """What the plan needs to know of a model folder."""
+
+    folder: str
+    vocabulary_size: int
+    eos_token_id: int
+
+
 def worker_names(settings: ClusterSettings) -> tuple[tuple[str, tuple[Phase, ...]], ...]:
     """Names and phases of all workers, prefill first."""
     pools = settings.pools
@@ -47,7 +56,7 @@ def worker_names(settings: ClusterSettings) -> tuple[tuple[str, tuple[Phase, ...
 def plan(
     settings: ClusterSettings,
     *,
-    model_folder: str,
+    model: ModelFacts,
     nats_url: str,
     cores: Sequence[int],
     ports_file: str,
@@ -57,7 +66,7 @@ def plan(
 
     Args:
         settings: what is wanted.
-        model_folder: folder of the served model.
+        model: the served model.
         nats_url: where NATS answers.
         cores: CPU cores that may be used.
         ports_file: where the gateway writes its ports.
@@ -75,7 +84,7 @@ def plan(
             model=settings.model.name,
             phases=phases,
             prefill=settings.prefill,
-            engine=_engine(settings, index, model_folder, cores),
+            engine=_engine(settings, index, model, cores),
         )
         for index, (name, phases) in enumerate(worker_names(settings))
     )
@@ -84,7 +93,7 @@ def plan(
         edge=settings.edge,
         conductor=settings.conductor,
         router=settings.router,
-        models=(ModelAsset(name=settings.model.name, folder=model_folder),),
+        models=(ModelAsset(name=settings.model.name, folder=model.folder),),
         ports_file=ports_file,
         log_format=settings.log_format,
         parent_pid=parent_pid,
@@ -108,12 +117,14 @@ def plan(
 
 
 def _engine(
-    settings: ClusterSettings, index: int, model_folder: str, cores: Sequence[int]
+    settings: ClusterSettings, index: int, model: ModelFacts, cores: Sequence[int]
 ) -> VllmSettings | SimulatedSettings:
     match settings.engine:
         case EngineKind.SIMULATED:
-            return settings.simulated
+            return msgspec.structs.replace(
+                settings.simulated, vocabulary_size=model.vocabulary_size, eos_token_id=model.eos_token_id
+            )
         case EngineKind.VLLM:
             own = settings.cores[index] if settings.cores else (cores[index % len(cores)],)
-            base = settings.vllm or VllmSettings(model=model_folder)
+            base = settings.vllm or VllmSettings(model=model.folder)
             return msgspec.structs.replace(base, model_name=settings.model.name, cores=own)

@@ -39,6 +39,7 @@ from services.gateway.reach import Reach
 from services.gateway.settings import ConductorSettings
 from services.link.port import Dialer
 from services.router.feed import Feed
+from services.router.placer import LocalPlacer, Placer
 from services.router.router import Router
 from services.runtime.clock import Clock
 from services.runtime.metrics import Meters
@@ -68,7 +69,20 @@ class Conductor:
         gateway_id: GatewayId,
         clock: Clock,
         meters: Meters,
+        placer: Placer | None = None,
     ) -> None:
+        """Put the conductor together; nothing runs yet.
+
+        Args:
+            settings: patience and memory.
+            router: what is known of fleet, caches and queue; this conductor feeds it.
+            bus: NATS, or its stand-in.
+            dialer: opens links to workers.
+            gateway_id: unique among all gateways, ever.
+            clock: of the event loop.
+            meters: of this process.
+            placer: who decides; None asks `router` itself.
+        """
         self._settings = settings
         self._router = router
         self._bus = bus
@@ -80,6 +94,7 @@ class Conductor:
             gateway_id=gateway_id,
             settings=settings,
             router=router,
+            placer=placer or LocalPlacer(router, clock),
             bus=bus,
             links=self._links,
             clock=clock,
@@ -106,6 +121,11 @@ class Conductor:
         """Begin to follow fleet, caches and queue."""
         self._nursery.start(self._feed.run(), "feed")
         self._nursery.start(self._follow_queue(), "queue")
+
+    async def wait_linked(self, worker_ids: frozenset[WorkerId]) -> None:
+        """Wait until these workers can be reached; the caller bounds the wait."""
+        while any(self._links.get(worker_id) is None for worker_id in worker_ids):
+            await self._links.changed()
 
     async def drain(self, timeout_s: float) -> bool:
         """Refuse new requests and wait for the open ones; True when all ended in time."""

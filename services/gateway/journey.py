@@ -56,7 +56,7 @@ class Journey:
         preference = self._life.options.preference
         problem: ServingError | None = None
         while True:
-            placement = self._place(preference)
+            placement = await self._place(preference)
             if problem is not None and self._life.emitted and placement.path is Path.REMOTE:
                 raise problem  # a ticket covers the prompt, not the tokens sent since
             try:
@@ -105,9 +105,9 @@ class Journey:
 
     # -- placement ------------------------------------------------------------------------------
 
-    def _place(self, preference: PathPreference) -> Placement:
+    async def _place(self, preference: PathPreference) -> Placement:
         life, request = self._life, self._life.request
-        outcome = self._reach.router.place(
+        outcome = await self._reach.placer.place(
             PlacementQuery(
                 request_id=request.request_id,
                 scope=request.scope,
@@ -117,8 +117,7 @@ class Journey:
                 priority=request.priority,
                 preference=preference,
                 avoid_worker_ids=self._avoided(),
-            ),
-            self._reach.clock.now_s(),
+            )
         )
         if isinstance(outcome, Rejected):
             raise outcome
@@ -128,9 +127,9 @@ class Journey:
         self._reach.meters.count("baton_placements_total", path=outcome.path.value)
         return outcome
 
-    def _place_decode(self, ticket: Ticket) -> DecodePlacement:
+    async def _place_decode(self, ticket: Ticket) -> DecodePlacement:
         life, request = self._life, self._life.request
-        outcome = self._reach.router.place_decode(
+        outcome = await self._reach.placer.place_decode(
             DecodeQuery(
                 request_id=request.request_id,
                 scope=request.scope,
@@ -138,8 +137,7 @@ class Journey:
                 output_tokens_max=max(1, request.sampling.max_tokens - 1),
                 compatibility=ticket.compatibility,
                 avoid_worker_ids=self._avoided(),
-            ),
-            self._reach.clock.now_s(),
+            )
         )
         if isinstance(outcome, Rejected):
             raise outcome
@@ -210,7 +208,7 @@ class Journey:
     async def _hand_over(self, handoff: Handoff, ticket: Ticket) -> Delta | None:
         """Send the ticket to a decode worker; returns the first token once it may be shown."""
         life, reach = self._life, self._reach
-        chosen = self._place_decode(ticket)
+        chosen = await self._place_decode(ticket)
         early = life.take(handoff.first) if handoff.first_is_exact else None
         life.first_token_early = early is not None
         received_s = life.accepted_s if life.offer is None else life.offer.received_s

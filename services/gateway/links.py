@@ -39,6 +39,7 @@ class LinkPool:
         self._addresses: dict[WorkerId, str] = {}
         self._keepers: dict[WorkerId, asyncio.Task[None]] = {}
         self._nursery = Nursery("links")
+        self._change = asyncio.Event()
 
     def seen(self, status: WorkerStatus) -> None:
         """Keep a link to this worker from now on."""
@@ -64,6 +65,14 @@ class LinkPool:
         link = self._links.get(worker_id)
         return link is not None and link.send(message)
 
+    async def changed(self) -> None:
+        """Wait until a link opens or breaks."""
+        await self._change.wait()
+
+    def _tell_change(self) -> None:
+        change, self._change = self._change, asyncio.Event()
+        change.set()
+
     async def _keep(self, worker_id: WorkerId) -> None:
         backoff_s = BACKOFF_MIN_S
         try:
@@ -85,11 +94,13 @@ class LinkPool:
 
     async def _read(self, worker_id: WorkerId, link: WorkerLink) -> None:
         self._links[worker_id] = link
+        self._tell_change()
         try:
             async for message in link.messages():
                 self._on_message(worker_id, message)
         finally:
             del self._links[worker_id]
+            self._tell_change()
             await link.close()
             self._on_lost(worker_id)
 

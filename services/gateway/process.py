@@ -40,7 +40,9 @@ async def _run(settings: GatewayProcessSettings) -> int:
     gateway_id = GatewayId(f"gateway-{secrets.token_hex(6)}")
     try:
         assets = {m.name: ModelAssets.load(Path(m.folder)) for m in settings.models}
-        bus = await nats_bus.connect(settings.bus, meters=meters)
+        bus = await nats_bus.connect(
+            settings.bus, name=gateway_id, on_drop=lambda what: meters.count("baton_dropped_total", what=what)
+        )
     except ServingError as error:
         log.error("%s: %s", error.code, error)
         return 1
@@ -48,7 +50,7 @@ async def _run(settings: GatewayProcessSettings) -> int:
         settings.conductor,
         Router(settings.router),
         bus,
-        GrpcDialer(settings.dial),
+        GrpcDialer(settings.link),
         gateway_id=gateway_id,
         clock=LoopClock(),
         meters=meters,

@@ -6,7 +6,7 @@ from services.bus.settings import BusSettings
 from services.domain.errors import ConfigurationInvalid
 from services.gateway.edge.settings import EdgeSettings
 from services.gateway.settings import ConductorSettings
-from services.link.settings import DialSettings
+from services.link.settings import LinkSettings
 from services.router.settings import RouterSettings
 from services.runtime.telemetry import LogFormat
 
@@ -33,7 +33,7 @@ class GatewayProcessSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=
     edge: EdgeSettings = EdgeSettings()
     conductor: ConductorSettings = ConductorSettings()
     router: RouterSettings = RouterSettings()
-    dial: DialSettings = DialSettings()
+    link: LinkSettings = LinkSettings()
 
     ports_file: str | None = None
     """Where the chosen HTTP and gRPC ports are written as a JSON pair, for whoever asked for port 0."""

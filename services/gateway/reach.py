@@ -14,6 +14,7 @@ from services.domain.link import Cancel, HandoffAnswer
 from services.gateway.life import Life
 from services.gateway.links import LinkPool
 from services.gateway.settings import ConductorSettings
+from services.router.placer import Placer
 from services.router.router import Router
 from services.runtime.clock import Clock
 from services.runtime.metrics import Meters
@@ -27,6 +28,9 @@ class Reach:
     gateway_id: GatewayId
     settings: ConductorSettings
     router: Router
+    """What is known of fleet, caches and queue."""
+    placer: Placer
+    """Who decides: that router, or one in another process."""
     bus: Bus
     links: LinkPool
     clock: Clock

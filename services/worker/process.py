@@ -57,7 +57,11 @@ async def _run(settings: WorkerProcessSettings) -> int:
     fabric = Fabric()
     workers: list[Worker] = []
     code = 0
-    bus = await nats_bus.connect(settings.bus, meters=meters)
+    bus = await nats_bus.connect(
+        settings.bus,
+        name=settings.workers[0].worker_id,
+        on_drop=lambda what: meters.count("baton_dropped_total", what=what),
+    )
     try:
         for own in settings.workers:
             server = GrpcLinkServer(settings.link)

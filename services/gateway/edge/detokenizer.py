@@ -11,7 +11,7 @@ a character of a byte-fallback vocabulary makes it raise for the rest of the seq
 """
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from tokenizers import Tokenizer
@@ -19,9 +19,6 @@ from tokenizers import Tokenizer
 _PENDING_TOKENS_MAX = 8
 """UTF-8 needs at most 4 bytes for a character and each token of it carries at least one; twice that
 means that the bytes are no character at all."""
-
-_CONTEXT_TOKENS = 4
-"""Tokens before the pending ones that a decoder may look at to decide about a space."""
 
 
 class Detokenizer(Protocol):
@@ -64,32 +61,47 @@ class ByteDetokenizer:
 class WindowDetokenizer:
     """For every other vocabulary: the tokenizer's own decoder over a short window of tokens."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, special_ids: Collection[int]) -> None:
+        """Begin a sequence.
+
+        Args:
+            tokenizer: of the model.
+            special_ids: tokens that are no part of any text.
+        """
         self._tokenizer = tokenizer
+        self._special_ids = special_ids
         self._context: list[int] = []
+        """Tokens of the text shown last: whole characters. Decoders look at what stands before a token
+        to decide about its space."""
         self._pending: list[int] = []
 
     def push(self, token_ids: Sequence[int]) -> str:
         """Add tokens; give back the text they complete, perhaps empty."""
-        return "".join([self._step(i) for i in token_ids])
+        return "".join([self._step(i) for i in token_ids if i not in self._special_ids])
 
     def flush(self) -> str:
         """Give back what is still held, an unfinished character as U+FFFD."""
-        return self._settle(self._decode([*self._context, *self._pending])) if self._pending else ""
+        if not self._pending:
+            return ""
+        text = self._new_text(self._decode([*self._context, *self._pending]))
+        # What was flushed may end within a character: no decoder must see it before a whole one.
+        self._context, self._pending = [], []
+        return text
 
     def _step(self, token_id: int) -> str:
         self._pending.append(token_id)
         window = self._decode([*self._context, *self._pending])
-        if window.endswith("\ufffd") and len(self._pending) <= _PENDING_TOKENS_MAX:
-            return ""
-        return self._settle(window)
-
-    def _settle(self, window: str) -> str:
-        before = self._decode(self._context)
-        text = window[len(before) :] if window.startswith(before) else self._decode(self._pending)
-        self._context = [*self._context, *self._pending][-_CONTEXT_TOKENS:]
+        if window.endswith("\ufffd"):
+            return self.flush() if len(self._pending) > _PENDING_TOKENS_MAX else ""
+        text = self._new_text(window)
+        # A first space may be stripped; only what stands behind it can show that it was there.
+        self._context = self._pending if text else [*self._context, *self._pending][-_PENDING_TOKENS_MAX:]
         self._pending = []
         return text
+
+    def _new_text(self, window: str) -> str:
+        before = self._decode(self._context)
+        return window[len(before) :] if window.startswith(before) else self._decode(self._pending)
 
     def _decode(self, token_ids: list[int]) -> str:
         return self._tokenizer.decode(token_ids, skip_special_tokens=True)

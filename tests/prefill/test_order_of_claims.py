@@ -1,0 +1,136 @@
+"""Which task a prefill worker takes: urgency, length, what it holds, and who else may want it."""
+
+import random
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.domain.blocks import BlockHash
+from services.domain.ids import GatewayId, TaskId, WorkerId
+from services.domain.performance import preset
+from services.domain.task import Claim, PrefixMark, QueuedTask, TaskRecord
+from services.prefill.ordering import Claimant, Leave, Take, order
+
+GATEWAY = GatewayId("gateway")
+BLOCK_TOKENS = 16
+
+
+def claimant(worker: str = "prefill-0", *, holds: frozenset[int] = frozenset(), peers: int = 1) -> Claimant:
+    return Claimant(
+        worker_id=WorkerId(worker),
+        model="m",
+        block_size_tokens=BLOCK_TOKENS,
+        step_tokens_max=8192,
+        performance=preset("h200-llama-3.1-8b-fp8"),
+        holds=holds.__contains__,
+        reachable=frozenset({GATEWAY}),
+        peer_count=peers,
+    )
+
+
+def queued(
+    name: str,
+    *,
+    tokens: int = 1000,
+    waited_s: float = 0.0,
+    priority: int = 0,
+    ttft_target_s: float = 10.0,
+    marks: tuple[tuple[int, int], ...] = (),
+) -> QueuedTask:
+    record = TaskRecord(
+        task_id=TaskId(name),
+        gateway_id=GATEWAY,
+        model="m",
+        priority=priority,
+        prompt_tokens=tokens,
+        marks=tuple(PrefixMark(depth_blocks=d, block_hash=BlockHash(h)) for d, h in marks),
+        deadline_s=None,
+        ttft_target_s=ttft_target_s,
+    )
+    return QueuedTask(record=record, revision=1, claim=None, attempts=0, waited_s=waited_s)
+
+
+def taken(tasks: list[QueuedTask], worker: Claimant) -> str:
+    choice = order(tasks, worker)
+    assert isinstance(choice, Take)
+    return choice.queued.record.task_id
+
+
+def test_shortest_prefill_goes_first() -> None:
+    """Of equally old tasks the one that is done soonest is taken."""
+    assert taken([queued("long", tokens=8000), queued("short", tokens=100)], claimant()) == "short"
+
+
+def test_what_is_cached_here_counts_as_done() -> None:
+    """A long prompt whose prefix this worker holds is shorter than a middling one it has never seen."""
+    cached = queued("cached", tokens=8000, marks=((250, 1), (490, 2)))
+    fresh = queued("fresh", tokens=2000)
+    assert taken([cached, fresh], claimant(holds=frozenset({1, 2}))) == "cached"
+    assert taken([cached, fresh], claimant()) == "fresh"
+
+
+def test_a_long_prompt_is_not_starved() -> None:
+    """Waiting makes a long prompt move up, so an endless row of short ones does not keep it out."""
+    old = queued("old", tokens=8000, waited_s=9.0)
+    assert taken([old, queued("young", tokens=1000)], claimant()) == "old"
+
+
+def test_a_task_that_would_be_late_unless_it_starts_now_goes_first() -> None:
+    """A prompt that can still meet its target, but only just, passes shorter ones with time to spare."""
+    near = queued("near", tokens=8000, ttft_target_s=0.25)
+    assert taken([queued("short", tokens=100), near], claimant()) == "near"
+
+
+def test_priority_comes_before_everything() -> None:
+    """A more urgent class is served first, whatever its length."""
+    assert taken([queued("batch", tokens=10, priority=5), queued("chat", tokens=9000)], claimant()) == "chat"
+
+
+def test_what_cannot_be_served_here_is_passed_over() -> None:
+    """Claimed tasks, other models and unreachable gateways are left alone."""
+    claimed = replace(queued("claimed"), claim=Claim(worker_id=WorkerId("other"), attempt=1))
+    other = queued("other")
+    other = replace(other, record=replace(other.record, model="another"))
+    far = queued("far")
+    far = replace(far, record=replace(far.record, gateway_id=GatewayId("unknown")))
+    assert isinstance(order([claimed, other, far], claimant()), Leave)
+
+
+def test_the_worker_that_holds_the_prefix_is_waited_for_no_longer_than_it_saves() -> None:
+    """Another worker leaves the task for as long as the preferred one's cache saves, then takes it."""
+    task = queued("t", tokens=8000)
+    task = replace(
+        task,
+        record=replace(task.record, preferred_worker_id=WorkerId("prefill-1"), preferred_overlap_blocks=400),
+    )
+    assert isinstance(order([task], claimant("prefill-1", peers=2)), Take)
+    waits = order([task], claimant("prefill-0", peers=2))
+    assert isinstance(waits, Leave) and waits.retry_s is not None
+    saved_s = 400 * BLOCK_TOKENS * preset("h200-llama-3.1-8b-fp8").prefill_token_s
+    assert waits.retry_s > saved_s
+    assert isinstance(order([replace(task, waited_s=waits.retry_s)], claimant("prefill-0", peers=2)), Take)
+
+
+def test_idle_workers_do_not_all_try_at_once() -> None:
+    """Equal workers try for one task one after another, the preferred one at once."""
+    task = queued("t")
+    task = replace(task, record=replace(task.record, preferred_worker_id=WorkerId("prefill-0")))
+    at_once = [i for i in range(8) if isinstance(order([task], claimant(f"prefill-{i}", peers=8)), Take)]
+    assert at_once == [0]
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 100_000), st.floats(0, 100), st.integers(-2, 2)), min_size=1, max_size=20
+    ),
+    st.randoms(use_true_random=False),
+)
+def test_the_order_of_the_queue_does_not_matter(
+    rows: list[tuple[int, float, int]], shuffler: random.Random
+) -> None:
+    """The same tasks in another order give the same choice."""
+    tasks = [queued(f"t{i}", tokens=n, waited_s=w, priority=p) for i, (n, w, p) in enumerate(rows)]
+    first = taken(tasks, claimant())
+    shuffler.shuffle(tasks)
+    assert taken(tasks, claimant()) == first
