@@ -142,6 +142,7 @@ class GrpcLinkServer:
         try:
             port = self._bind(server, wanted)
         except RuntimeError as error:
+            await server.stop(None)
             raise ConfigurationInvalid(
                 key="link.port", message=f"link.host, link.port: cannot listen on {wanted}: {error}"
             ) from None

@@ -1,8 +1,8 @@
 """Step frames on the wire: the hot path, one message per engine step and gateway.
 
 Invariant: what is written comes back equal. Fields are set one by one and repeated fields are read by a
-slice because both measured faster than the plain form (protobuf 7.36, upb); `tests/bench/step_frames.py`
-takes the time of a whole frame.
+slice because both measured faster than the plain form (protobuf 7.36, upb); the time of a whole frame is
+taken by `tests/bench/bench_step_frames.py`.
 """
 
 from services.domain.ids import RequestId
