@@ -150,7 +150,7 @@ async def _long_prompt(cluster: LocalCluster, client: "AsyncOpenAI", model: str)
         )
     console.print("\n[bold]3.[/bold] why it went where it went, and when what happened:\n")
     for line in tell(record):
-        console.print("  " + line, markup=False, soft_wrap=True)
+        print(f"  {line}".rstrip())
 
 
 async def _ask(client: "AsyncOpenAI", model: str, prefill: str) -> str:
@@ -175,7 +175,7 @@ async def _ask(client: "AsyncOpenAI", model: str, prefill: str) -> str:
 
 
 def _long_talk(seed: str) -> "list[ChatCompletionMessageParam]":
-    """Make up a talk of some thousand tokens that ends in a question; another seed shares no prefix with it."""
+    """Make up a talk of some thousand tokens that ends in a question; each seed has its own."""
     rng = Random(seed)  # noqa: S311  # drawn to repeat, not to hide
     turns = conversations.draw_conversation(rng, conversations.load_entries(), exchange_count=EXCHANGES)
     messages: list[ChatCompletionMessageParam] = []

@@ -5,7 +5,7 @@ import argparse
 import msgspec
 
 from services.cli.api import GatewayClient, add_url
-from services.cli.output import add_json, console, table, write_json
+from services.cli.output import add_json, table, write_json
 from services.cli.story import Record, tell
 
 RECENT_SHOWN = 20
@@ -41,7 +41,7 @@ def _run(options: argparse.Namespace) -> int:
     if write_json(options.json, msgspec.Raw(text)):
         return 0
     for line in tell(msgspec.json.decode(text, type=Record)):
-        console.print(line, markup=False, soft_wrap=True)
+        print(line)
     return 0
 
 
@@ -52,7 +52,8 @@ def _list(gateway: GatewayClient, options: argparse.Namespace) -> int:
     records = msgspec.json.decode(text, type=_Recent).data
     rows = [_row(record) for record in records[:RECENT_SHOWN]]
     columns = ("request", "path", "prompt tok", "cached tok", "output tok", "TTFT ms", "TPOT ms", "state")
-    console.print(table("", columns, rows))
+    for line in table(columns, rows):
+        print(line)
     return 0
 
 

@@ -4,18 +4,19 @@ Comes in: rows. Goes out: lines on standard output, or one JSON file.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 from rich.console import Console
-from rich.table import Table
 
 console = Console(highlight=False)
 """Standard output; plain text when it is no terminal."""
 
 stderr = Console(stderr=True, highlight=False)
 """Progress and news that must not mix with answers."""
+
+_WORDS = frozenset({"request", "worker", "phases", "state", "path"})
 
 
 def add_json(command: argparse.ArgumentParser) -> None:
@@ -37,13 +38,13 @@ def write_json(file: Path | None, value: object) -> bool:
     return False
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """Build a table; columns whose name ends in a unit are aligned right."""
-    drawn = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for name in columns:
-        drawn.add_column(
-            name, justify="left" if name in ("worker", "phases", "state", "path", "note") else "right"
-        )
-    for row in rows:
-        drawn.add_row(*row)
-    return drawn
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Lay rows out under their headings: words to the left, numbers to the right, nothing cut off."""
+    lines = [tuple(columns), *(tuple(row) for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    for line in lines:
+        cells = [
+            cell.ljust(width) if name in _WORDS else cell.rjust(width)
+            for name, cell, width in zip(columns, line, widths, strict=True)
+        ]
+        yield "  ".join(cells).rstrip()

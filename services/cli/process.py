@@ -1,4 +1,4 @@
-"""`baton worker`, `baton gateway`: one process of a cluster, from its settings file.
+"""`baton worker`, `baton gateway`, `baton router`: one process of a cluster, from its settings file.
 
 These are what `baton up` and the Helm chart start; people rarely call them by hand.
 """
@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 
 from services.gateway.process_settings import GatewayProcessSettings
+from services.router.process_settings import RouterProcessSettings
 from services.runtime.settings import parse, read_yaml
 from services.worker.settings import WorkerProcessSettings
 
@@ -16,6 +17,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     for name, run, text in (
         ("worker", _worker, "run one worker process from its settings file"),
         ("gateway", _gateway, "run one gateway process from its settings file"),
+        ("router", _router, "run one standalone router process from its settings file"),
     ):
         command = commands.add_parser(
             name, help=text, description=text, epilog=f"example: baton {name} --settings {name}.yaml"
@@ -37,3 +39,9 @@ def _gateway(options: argparse.Namespace) -> int:
     from services.gateway.process import run
 
     return run(parse(GatewayProcessSettings, read_yaml(options.settings), source=str(options.settings)))
+
+
+def _router(options: argparse.Namespace) -> int:
+    from services.router.process import run
+
+    return run(parse(RouterProcessSettings, read_yaml(options.settings), source=str(options.settings)))

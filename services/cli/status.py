@@ -5,7 +5,7 @@ import argparse
 import msgspec
 
 from services.cli.api import GatewayClient, add_url
-from services.cli.output import add_json, console, table, write_json
+from services.cli.output import add_json, table, write_json
 
 
 class _Limits(msgspec.Struct):
@@ -63,11 +63,12 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     cluster = msgspec.json.decode(text, type=_Cluster)
     columns = ("worker", "phases", "state", "running", "waiting", "prompt tok", "KV used", "leased")
-    console.print(table("", columns, [_row(w) for w in cluster.workers]))
+    for line in table(columns, [_row(w) for w in cluster.workers]):
+        print(line)
     bus = (
         "connected" if cluster.bus_connected else "NOT CONNECTED: new prompts are prefilled by decode workers"
     )
-    console.print(
+    print(
         f"prefill queue: {cluster.queue_waiting_count} tasks; requests of this gateway: "
         f"{cluster.active_count}; NATS: {bus}"
     )

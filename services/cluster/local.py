@@ -9,6 +9,7 @@ Not here: what is printed (`services.cli`).
 import asyncio
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import msgspec
 
 from services import tinymodel
 from services.bus.embedded import EmbeddedNats
-from services.bus.settings import EmbeddedSettings
+from services.bus.settings import LOOPBACK, EmbeddedSettings
 from services.cluster.plan import ModelFacts, plan, worker_names
 from services.cluster.processes import Child, Children
 from services.cluster.settings import ClusterSettings
@@ -95,6 +96,7 @@ class LocalCluster:
             nats_url=self.nats_url,
             cores=sorted(os.sched_getaffinity(0)),
             ports_file=str(self._ports_file),
+            router_address=_free_address() if self.settings.standalone_router else None,
             parent_pid=os.getpid(),
         ):
             await self._children.start(spec)
@@ -197,6 +199,12 @@ def _model_facts(settings: ClusterSettings) -> ModelFacts:
         vocabulary_size=config.vocab_size,
         eos_token_id=eos[0] if isinstance(eos, list) else eos,
     )
+
+
+def _free_address() -> str:
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return f"{LOOPBACK}:{probe.getsockname()[1]}"
 
 
 def _ended(child: Child) -> EngineFailed:

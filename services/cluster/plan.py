@@ -15,6 +15,7 @@ from services.domain.worker import Phase
 from services.engine.simulated.settings import SimulatedSettings
 from services.engine.vllm.settings import VllmSettings
 from services.gateway.process_settings import GatewayProcessSettings, ModelAsset
+from services.router.process_settings import RouterProcessSettings
 from services.runtime.settings import dump_json
 from services.worker.settings import WorkerProcessSettings, WorkerSettings
 
@@ -60,6 +61,7 @@ def plan(
     nats_url: str,
     cores: Sequence[int],
     ports_file: str,
+    router_address: str | None,
     parent_pid: int,
 ) -> tuple[ProcessSpec, ...]:
     """List the processes of a cluster, workers first.
@@ -70,6 +72,7 @@ def plan(
         nats_url: where NATS answers.
         cores: CPU cores that may be used.
         ports_file: where the gateway writes its ports.
+        router_address: where a standalone router listens; None runs none.
         parent_pid: process with which all of them end.
     """
     bus = BusSettings(
@@ -95,6 +98,7 @@ def plan(
         router=settings.router,
         models=(ModelAsset(name=settings.model.name, folder=model.folder),),
         ports_file=ports_file,
+        router_address=router_address,
         log_format=settings.log_format,
         parent_pid=parent_pid,
     )
@@ -112,8 +116,24 @@ def plan(
             )
             for group in groups
         ),
+        *_router(settings, bus, router_address, parent_pid),
         ProcessSpec(name="gateway", command="gateway", settings=dump_json(gateway)),
     )
+
+
+def _router(
+    settings: ClusterSettings, bus: BusSettings, address: str | None, parent_pid: int
+) -> tuple[ProcessSpec, ...]:
+    if address is None:
+        return ()
+    own = RouterProcessSettings(
+        bus=bus,
+        address=address,
+        router=settings.router,
+        log_format=settings.log_format,
+        parent_pid=parent_pid,
+    )
+    return (ProcessSpec(name="router", command="router", settings=dump_json(own)),)
 
 
 def _engine(

@@ -104,6 +104,9 @@ class ClusterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     router: RouterSettings = RouterSettings()
     prefill: PrefillSettings = PrefillSettings()
 
+    standalone_router: bool = False
+    """Run the router as a process of its own that the gateway asks; otherwise it lives in the gateway."""
+
     run_folder: str | None = None
     """Where logs and settings of the processes go; none makes a folder under the system's temporary one."""
 

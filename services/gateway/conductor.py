@@ -52,6 +52,10 @@ HASH_INLINE_TOKENS_MAX = 16_384
 
 QUEUE_RETRY_S = 1.0
 
+QUEUE_READ_EVERY_S = 0.05
+"""Least time between two readings of the queue: a reading looks at every task, and the router counts
+what it queued itself until a reading shows it."""
+
 _DONE = (FinishReason.STOP, FinishReason.LENGTH)
 """Ends that a worker reached by itself: nothing is left to cancel."""
 
@@ -363,6 +367,7 @@ class Conductor:
                         self._router.fold_bus(connected=self._bus.connected, now_s=now_s)
                         self._meters.set("baton_queue_tasks", len(tasks))
                         self._meters.set("baton_bus_connected", float(self._bus.connected))
+                        await asyncio.sleep(QUEUE_READ_EVERY_S)
                         await view.changed(QUEUE_RETRY_S)
             except BusUnavailable as error:
                 log.warning("the prefill queue does not answer, prompts are prefilled locally: %s", error)

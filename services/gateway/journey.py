@@ -127,7 +127,7 @@ class Journey:
         self._reach.meters.count("baton_placements_total", path=outcome.path.value)
         return outcome
 
-    async def _place_decode(self, ticket: Ticket) -> DecodePlacement:
+    async def _place_decode(self, prefill_worker_id: WorkerId, ticket: Ticket) -> DecodePlacement:
         life, request = self._life, self._life.request
         outcome = await self._reach.placer.place_decode(
             DecodeQuery(
@@ -136,7 +136,7 @@ class Journey:
                 context_tokens=request.prompt_tokens + 1,
                 output_tokens_max=max(1, request.sampling.max_tokens - 1),
                 compatibility=ticket.compatibility,
-                avoid_worker_ids=self._avoided(),
+                avoid_worker_ids=(*self._avoided(), prefill_worker_id),
             )
         )
         if isinstance(outcome, Rejected):
@@ -208,7 +208,7 @@ class Journey:
     async def _hand_over(self, handoff: Handoff, ticket: Ticket) -> Delta | None:
         """Send the ticket to a decode worker; returns the first token once it may be shown."""
         life, reach = self._life, self._reach
-        chosen = await self._place_decode(ticket)
+        chosen = await self._place_decode(handoff.worker_id, ticket)
         early = life.take(handoff.first) if handoff.first_is_exact else None
         life.first_token_early = early is not None
         received_s = life.accepted_s if life.offer is None else life.offer.received_s

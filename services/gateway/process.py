@@ -16,6 +16,7 @@ from services.gateway.edge.assets import ModelAssets
 from services.gateway.edge.server import EdgeServer
 from services.gateway.process_settings import GatewayProcessSettings
 from services.link.grpc_client import GrpcDialer
+from services.router.remote import RemotePlacer
 from services.router.router import Router
 from services.runtime.clock import LoopClock
 from services.runtime.lifecycle import StopSignal, die_with_parent
@@ -46,6 +47,7 @@ async def _run(settings: GatewayProcessSettings) -> int:
     except ServingError as error:
         log.error("%s: %s", error.code, error)
         return 1
+    remote = None if settings.router_address is None else RemotePlacer(settings.router_address)
     conductor = Conductor(
         settings.conductor,
         Router(settings.router),
@@ -54,6 +56,7 @@ async def _run(settings: GatewayProcessSettings) -> int:
         gateway_id=gateway_id,
         clock=LoopClock(),
         meters=meters,
+        placer=remote,
     )
     edge = EdgeServer(settings.edge, conductor, meters, assets)
     try:
@@ -70,6 +73,8 @@ async def _run(settings: GatewayProcessSettings) -> int:
     finally:
         await edge.stop()
         await conductor.stop()
+        if remote is not None:
+            await remote.close()
         await bus.close()
         log.info("stopped")
     return 0

@@ -35,6 +35,9 @@ class GatewayProcessSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=
     router: RouterSettings = RouterSettings()
     link: LinkSettings = LinkSettings()
 
+    router_address: str | None = None
+    """host:port of a standalone router (`baton router`) that decides instead; none decides here."""
+
     ports_file: str | None = None
     """Where the chosen HTTP and gRPC ports are written as a JSON pair, for whoever asked for port 0."""
 

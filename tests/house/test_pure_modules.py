@@ -17,7 +17,8 @@ PURE_ELSEWHERE = frozenset({"services/prefill/ordering.py"})
 
 # The shells: they do the I/O of their room and hold no decision.
 SHELLS: frozenset[str] = frozenset({
-    "services/router/feed.py", "services/router/placer.py", "services/router/remote.py",
+    "services/router/feed.py", "services/router/placer.py", "services/router/process.py",
+    "services/router/process_settings.py",     "services/router/remote.py",
     "services/router/shell.py",
 })  # fmt: skip
 
