@@ -55,7 +55,7 @@ class Vocabulary:
         """Begin the text of one sequence; special tokens are not part of it."""
         if self.byte_level:
             return ByteDetokenizer(self._visible)
-        return WindowDetokenizer(self._tokenizer)
+        return WindowDetokenizer(self._tokenizer, self._special)
 
     def token_bytes(self, token_id: int) -> bytes:
         """Bytes of one token by itself, special ones included; empty for an id outside."""

@@ -94,8 +94,14 @@ async def start_edge(assets: ModelAssets, script: Script) -> AsyncIterator[Start
             stack.push_async_callback(server.stop)
             url = f"http://127.0.0.1:{http_port}"
             http = await stack.enter_async_context(new_client(url))
-            official = openai.AsyncOpenAI(
-                base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=20, http_client=http
+            official = await stack.enter_async_context(
+                openai.AsyncOpenAI(
+                    base_url=f"{url}/v1",
+                    api_key="none",
+                    max_retries=0,
+                    timeout=20,
+                    http_client=openai.DefaultAsyncHttpxClient(verify=_PLAIN),
+                )
             )
             return Edge(
                 server=server,

@@ -1,6 +1,7 @@
 """Wrong input gets the right status and an OpenAI error body, and nothing behind the edge hears of it."""
 
 import json
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -213,7 +214,7 @@ async def test_a_large_body_is_refused_said_or_counted(start_edge: StartEdge, sc
     edge = await start_edge(script, body_bytes_max=10_000)
     body = json.dumps(TEXT | {"prompt": "x" * 20_000}).encode()
 
-    async def chunks():  # type: ignore[no-untyped-def]  # httpx takes any async iterable
+    async def chunks() -> AsyncIterator[bytes]:
         for start in range(0, len(body), 1000):
             yield body[start : start + 1000]
 
