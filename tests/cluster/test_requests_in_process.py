@@ -26,6 +26,7 @@ P, D = (Phase.PREFILL,), (Phase.DECODE,)
 def request(
     name: str, tokens: int = 100, *, max_tokens: int = 20, seed: int | None = None, first: int = 300
 ) -> InferenceRequest:
+    """Make a request; greedy, or seeded when a seed is given."""
     return InferenceRequest(
         request_id=RequestId(name),
         scope=CacheScope(model=MODEL),
@@ -41,6 +42,7 @@ async def tokens_of(
     preference: PathPreference = PathPreference.AUTO,
     deadline_s: float | None = None,
 ) -> tuple[int, ...]:
+    """Serve a request and collect its tokens; exactly one terminal event, or its error."""
     tokens: list[int] = []
     ends = 0
     async for delta in gateway.generate(asked, ServeOptions(deadline_s=deadline_s, preference=preference)):
@@ -57,6 +59,8 @@ async def tokens_of(
 def in_cluster(
     work: Callable[[InProcessCluster], Awaitable[None]], *, prefill: int = 1, decode: int = 1
 ) -> None:
+    """Run a test in a cluster on the virtual clock."""
+
     async def main() -> None:
         names = {f"prefill-{i}": P for i in range(prefill)} | {f"decode-{i}": D for i in range(decode)}
         cluster = InProcessCluster(names)
@@ -70,6 +74,7 @@ def in_cluster(
 
 
 def truth(asked: InferenceRequest) -> tuple[int, ...]:
+    """The tokens that the model writes for a request."""
     settings = SimulatedSettings()
     return expected_tokens(
         asked, vocabulary=settings.vocabulary(), context_tokens_max=settings.context_tokens_max
@@ -87,7 +92,8 @@ def test_both_paths_give_the_tokens_of_the_model(path: Path, tokens: int, seed: 
         got = await tokens_of(cluster.gateways[0], asked, preference=PathPreference(path.value))
         assert got == truth(asked)
         record = cluster.gateways[0].record(asked.request_id)
-        assert record is not None and record.placement is not None
+        assert record is not None
+        assert record.placement is not None
         assert record.placement.path is path
         assert (record.handoff is not None) == (path is Path.REMOTE)
         assert record.first_token_early == (path is Path.REMOTE and seed is None)
@@ -173,11 +179,14 @@ def test_a_shared_prefix_goes_to_the_worker_that_holds_it() -> None:
         second = request("second", 4000)
         await tokens_of(gateway, second)
         before, after = gateway.record(first.request_id), gateway.record(second.request_id)
-        assert before is not None and before.placement is not None
-        assert after is not None and after.placement is not None
+        assert before is not None
+        assert before.placement is not None
+        assert after is not None
+        assert after.placement is not None
         assert after.placement.worker_id == before.placement.worker_id
         assert before.cached_tokens == 0
-        assert after.cached_tokens is not None and after.cached_tokens >= 3900
+        assert after.cached_tokens is not None
+        assert after.cached_tokens >= 3900
 
     in_cluster(work, prefill=2, decode=4)
 
@@ -200,8 +209,10 @@ def test_a_long_prompt_is_handed_over_when_it_would_stall_others() -> None:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
         idle_record, busy_record = gateway.record(alone.request_id), gateway.record(busy.request_id)
-        assert idle_record is not None and idle_record.placement is not None
-        assert busy_record is not None and busy_record.placement is not None
+        assert idle_record is not None
+        assert idle_record.placement is not None
+        assert busy_record is not None
+        assert busy_record.placement is not None
         assert idle_record.placement.path is Path.LOCAL
         assert busy_record.placement.path is Path.REMOTE
         assert "stall" in busy_record.placement.reason
@@ -222,7 +233,8 @@ def test_the_timeline_of_a_handed_over_request_is_complete() -> None:
         assert len(record.timeline.marks) == len(Mark)
         times = [at for _, at in record.timeline.marks]
         assert times == sorted(times)
-        assert record.timeline.tpot_s is not None and record.finish is not None
+        assert record.timeline.tpot_s is not None
+        assert record.finish is not None
 
     in_cluster(work)
 
@@ -267,7 +279,8 @@ def test_a_prefill_worker_that_dies_costs_time_and_nothing_else() -> None:
         cluster.engines["prefill-0"].crash()
         assert await reading == truth(asked)
         record = gateway.record(asked.request_id)
-        assert record is not None and record.fallbacks
+        assert record is not None
+        assert record.fallbacks
 
     in_cluster(work)
 
@@ -282,7 +295,9 @@ def test_a_decode_worker_that_dies_is_replaced_mid_stream(seed: int | None) -> N
         reading = asyncio.ensure_future(tokens_of(gateway, asked, preference=PathPreference.LOCAL))
         await asyncio.sleep(0.1)
         record = gateway.record(asked.request_id)
-        assert record is not None and record.placement is not None and 0 < record.output_tokens
+        assert record is not None
+        assert record.placement is not None
+        assert record.output_tokens > 0
         cluster.engines[record.placement.worker_id].crash()
         assert await reading == truth(asked)
 

@@ -17,6 +17,7 @@ BLOCK_TOKENS = 16
 
 
 def claimant(worker: str = "prefill-0", *, holds: frozenset[int] = frozenset(), peers: int = 1) -> Claimant:
+    """Make a worker with room."""
     return Claimant(
         worker_id=WorkerId(worker),
         model="m",
@@ -38,6 +39,7 @@ def queued(
     ttft_target_s: float = 10.0,
     marks: tuple[tuple[int, int], ...] = (),
 ) -> QueuedTask:
+    """Make an unclaimed task."""
     record = TaskRecord(
         task_id=TaskId(name),
         gateway_id=GATEWAY,
@@ -52,6 +54,7 @@ def queued(
 
 
 def taken(tasks: list[QueuedTask], worker: Claimant) -> str:
+    """Name the task that the worker takes."""
     choice = order(tasks, worker)
     assert isinstance(choice, Take)
     return choice.queued.record.task_id
@@ -106,7 +109,8 @@ def test_the_worker_that_holds_the_prefix_is_waited_for_no_longer_than_it_saves(
     )
     assert isinstance(order([task], claimant("prefill-1", peers=2)), Take)
     waits = order([task], claimant("prefill-0", peers=2))
-    assert isinstance(waits, Leave) and waits.retry_s is not None
+    assert isinstance(waits, Leave)
+    assert waits.retry_s is not None
     saved_s = 400 * BLOCK_TOKENS * preset("h200-llama-3.1-8b-fp8").prefill_token_s
     assert waits.retry_s > saved_s
     assert isinstance(order([replace(task, waited_s=waits.retry_s)], claimant("prefill-0", peers=2)), Take)

@@ -1,0 +1,56 @@
+"""Settings: a wrong value, an unknown key or an impossible combination refuses the start."""
+
+from pathlib import Path
+
+import pytest
+
+from services.cluster.settings import ClusterSettings
+from services.domain.errors import ConfigurationInvalid
+from services.runtime.settings import dump_json, load_json, parse, read_yaml
+
+
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [
+        ({"pool": {}}, "pool"),
+        ({"pools": {"prefil": 1}}, "pools.prefil"),
+        ({"pools": {"prefill": "many"}}, "pools.prefill"),
+        ({"pools": {"decode": 0, "both": 0}}, "pools.decode"),
+        ({"pools": {"prefill": -1}}, "pools.prefill"),
+        ({"engine": "magic"}, "engine"),
+        ({"cores": [[0], [1], [2]]}, "cores"),
+        ({"start_timeout_s": 0}, "start_timeout_s"),
+        ({"edge": {"http_port": 70000}}, "edge"),
+        ({"simulated": {"kv_blocks": 0}}, "kv_blocks"),
+    ],
+)
+def test_the_key_at_fault_is_named(values: dict[str, object], key: str) -> None:
+    """Whatever is wrong, the message says where."""
+    with pytest.raises(ConfigurationInvalid) as refused:
+        parse(ClusterSettings, values, source="test.yaml")
+    assert key in str(refused.value)
+
+
+def test_settings_survive_the_way_to_another_process() -> None:
+    """What is written as JSON for a child process is read back equal."""
+    settings = parse(ClusterSettings, {"pools": {"prefill": 3}, "engine": "simulated"}, source="test")
+    assert load_json(ClusterSettings, dump_json(settings), source="test") == settings
+
+
+def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
+    """Missing, not YAML, not a mapping: each is refused with the file's name."""
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("a: [")
+    scalar = tmp_path / "scalar.yaml"
+    scalar.write_text("just text")
+    for file in (tmp_path / "missing.yaml", broken, scalar):
+        with pytest.raises(ConfigurationInvalid) as refused:
+            read_yaml(file)
+        assert str(file) in str(refused.value)
+
+
+def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
+    """Nothing said is everything by default."""
+    empty = tmp_path / "empty.yaml"
+    empty.write_text("")
+    assert parse(ClusterSettings, read_yaml(empty), source="empty") == ClusterSettings()
