@@ -8,13 +8,12 @@ Not here: the order of what happens to a request (`services.gateway.journey`).
 
 import asyncio
 import logging
-from collections import OrderedDict
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from services.bus.port import Bus, QueueView
+from services.bus.port import Bus
 from services.domain.blocks import BlockHash, KvSnapshot, hash_blocks
-from services.domain.errors import BusUnavailable, InternalFault, NotReady, ServingError, WorkerLost
+from services.domain.errors import InternalFault, NotReady, ServingError, WorkerLost
 from services.domain.ids import GatewayId, RequestId, WorkerId
 from services.domain.link import (
     Accepted,
@@ -36,6 +35,7 @@ from services.gateway.life import Claimed, DeadlinePassed, Life, LinkLost, Offer
 from services.gateway.links import LinkPool
 from services.gateway.port import ClusterState, RequestRecord, ServedModel, ServeOptions
 from services.gateway.reach import Reach
+from services.gateway.records import RecordBook
 from services.gateway.settings import ConductorSettings
 from services.link.port import Dialer
 from services.router.feed import Feed
@@ -49,12 +49,6 @@ log = logging.getLogger(__name__)
 
 HASH_INLINE_TOKENS_MAX = 16_384
 """Prompts up to this length are hashed on the event loop (about 1 ms); longer ones in a thread."""
-
-QUEUE_RETRY_S = 1.0
-
-QUEUE_READ_EVERY_S = 0.05
-"""Least time between two readings of the queue: a reading looks at every task, and the router counts
-what it queued itself until a reading shows it."""
 
 _DONE = (FinishReason.STOP, FinishReason.LENGTH)
 """Ends that a worker reached by itself: nothing is left to cancel."""
@@ -115,8 +109,7 @@ class Conductor:
             on_left=self._links.left,
         )
         self._lives: dict[RequestId, Life] = {}
-        self._records: OrderedDict[RequestId, RequestRecord] = OrderedDict()
-        self._queue: QueueView | None = None
+        self._records = RecordBook(settings.records_max, meters)
         self._draining = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -124,7 +117,6 @@ class Conductor:
     async def start(self) -> None:
         """Begin to follow fleet, caches and queue."""
         self._nursery.start(self._feed.run(), "feed")
-        self._nursery.start(self._follow_queue(), "queue")
 
     async def wait_linked(self, worker_ids: frozenset[WorkerId]) -> None:
         """Wait until these workers can be reached; the caller bounds the wait."""
@@ -231,8 +223,8 @@ class Conductor:
         del self._lives[life.request.request_id]
         if not self._lives:
             self._idle.set()
-        self._keep(record)
-        self._measure(record)
+        self._records.add(record)
+        self._meters.set("baton_requests_active", len(self._lives))
 
     def _check_promise(self, record: RequestRecord) -> None:
         """Hold what the index promised of a worker's cache against what its engine reused."""
@@ -249,28 +241,6 @@ class Conductor:
         if wrong is not None:
             log.warning("the index of %s is wrong, it is fetched anew: %s", computed_by, wrong)
 
-    def _keep(self, record: RequestRecord) -> None:
-        self._records[record.request_id] = record
-        self._records.move_to_end(record.request_id)
-        while len(self._records) > self._settings.records_max:
-            self._records.popitem(last=False)
-
-    def _measure(self, record: RequestRecord) -> None:
-        meters, times = self._meters, record.timeline
-        meters.set("baton_requests_active", len(self._lives))
-        meters.observe("baton_prompt_length_tokens", record.prompt_tokens)
-        meters.count("baton_prompt_tokens_total", record.prompt_tokens)
-        meters.count("baton_cached_tokens_total", record.cached_tokens or 0)
-        meters.count("baton_output_tokens_total", record.output_tokens)
-        ended_s = times.at_s(Mark.ENDED)
-        for name, value in (
-            ("baton_ttft_seconds", times.ttft_s),
-            ("baton_tpot_seconds", times.tpot_s),
-            ("baton_e2e_seconds", ended_s),
-        ):
-            if value is not None:
-                meters.observe(name, value)
-
     def record(self, request_id: RequestId) -> RequestRecord | None:
         """What is known of a request, open or ended."""
         life = self._lives.get(request_id)
@@ -278,13 +248,13 @@ class Conductor:
 
     def recent(self) -> tuple[RequestRecord, ...]:
         """Records still kept, newest first."""
-        return tuple(reversed(self._records.values()))
+        return self._records.recent()
 
     def cluster(self) -> ClusterState:
         """The cluster as this gateway sees it."""
         return ClusterState(
             workers=self._statuses(),
-            queue_waiting_count=0 if self._queue is None else len(self._queue.tasks()),
+            queue_waiting_count=self._feed.queued_count(),
             active_count=len(self._lives),
             bus_connected=self._bus.connected,
         )
@@ -354,23 +324,3 @@ class Conductor:
         if link is None:
             raise WorkerLost(worker_id=worker_id, message=f"no link to {worker_id} yet")
         return await link.snapshot()
-
-    async def _follow_queue(self) -> None:
-        while True:
-            try:
-                async with self._bus.queue.view() as view:
-                    self._queue = view
-                    while True:
-                        now_s = self._clock.now_s()
-                        tasks = view.tasks()
-                        self._router.fold_queue(tasks, now_s)
-                        self._router.fold_bus(connected=self._bus.connected, now_s=now_s)
-                        self._meters.set("baton_queue_tasks", len(tasks))
-                        self._meters.set("baton_bus_connected", float(self._bus.connected))
-                        await asyncio.sleep(QUEUE_READ_EVERY_S)
-                        await view.changed(QUEUE_RETRY_S)
-            except BusUnavailable as error:
-                log.warning("the prefill queue does not answer, prompts are prefilled locally: %s", error)
-                self._queue = None
-                self._router.fold_bus(connected=False, now_s=self._clock.now_s())
-                await asyncio.sleep(QUEUE_RETRY_S)

@@ -1,17 +1,17 @@
-"""Keeps a router informed: fleet, KV events and snapshots flow from bus and links into it.
+"""Keeps a router informed: fleet, queue, KV events and snapshots flow from bus and links into it.
 
 Comes in: a bus, and the owner's way to fetch a worker's snapshot. Goes out: folds into the router, and
 the news of workers seen and left, for an owner that keeps links. Invariant: a watch that ends is opened
 again; at most one snapshot per worker and `SNAPSHOTS_AT_ONCE` together are under way; a snapshot that
 fails is asked for again, ever more slowly, until it comes or the worker is gone.
-Not here: the prefill queue (its owner also enqueues), decisions (`services.router.router`).
+Not here: decisions (`services.router.router`).
 """
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from services.bus.port import Bus, FleetChange, WorkerLeft, WorkerSeen
+from services.bus.port import Bus, FleetChange, QueueView, WorkerLeft, WorkerSeen
 from services.domain.blocks import KvSnapshot
 from services.domain.errors import BusUnavailable, WorkerLost
 from services.domain.ids import WorkerId
@@ -29,6 +29,9 @@ SNAPSHOTS_AT_ONCE = 4
 
 BACKOFF_MIN_S = 0.05
 BACKOFF_MAX_S = 5.0
+QUEUE_READ_EVERY_S = 0.05
+"""Least time between two readings of the queue: a reading looks at every task, and the router counts
+what it queued itself until a reading shows it."""
 REVIEW_EVERY_S = 1.0
 """How often silent workers are dropped and snapshots still missing are noticed."""
 
@@ -76,9 +79,14 @@ class Feed:
         self._meters = meters
         self._on_seen = on_seen
         self._on_left = on_left
+        self._queue: QueueView | None = None
         self._fetching: set[WorkerId] = set()
         self._turn = asyncio.Semaphore(SNAPSHOTS_AT_ONCE)
         self._nursery = Nursery("router feed")
+
+    def queued_count(self) -> int:
+        """Tasks in the prefill queue, claimed or not; 0 while the queue does not answer."""
+        return 0 if self._queue is None else len(self._queue.tasks())
 
     async def run(self) -> None:
         """Feed the router until cancelled."""
@@ -86,6 +94,7 @@ class Feed:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._lasting(self._follow_fleet, "fleet"))
                 group.create_task(self._lasting(self._follow_kv, "KV events"))
+                group.create_task(self._lasting(self._follow_queue, "the prefill queue"))
                 group.create_task(self._review())
         finally:
             await self._nursery.close()
@@ -116,6 +125,27 @@ class Feed:
                 gap = self._router.fold_kv(batch)
                 if gap is not None:
                     self._mend(gap)
+
+    async def _follow_queue(self) -> None:
+        try:
+            async with self._bus.queue.view() as view:
+                self._queue = view
+                while True:
+                    self._read_queue(view)
+                    await asyncio.sleep(QUEUE_READ_EVERY_S)
+                    await view.changed(REVIEW_EVERY_S)
+        except BusUnavailable:
+            self._router.fold_bus(connected=False, now_s=self._clock.now_s())
+            raise
+        finally:
+            self._queue = None
+
+    def _read_queue(self, view: QueueView) -> None:
+        now_s, tasks = self._clock.now_s(), view.tasks()
+        self._router.fold_queue(tasks, now_s)
+        self._router.fold_bus(connected=self._bus.connected, now_s=now_s)
+        self._meters.set("baton_queue_tasks", len(tasks))
+        self._meters.set("baton_bus_connected", float(self._bus.connected))
 
     def _fold(self, change: FleetChange) -> None:
         match change:

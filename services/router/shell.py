@@ -5,14 +5,11 @@ is answered by the same pure call that a router inside a gateway makes.
 Not here: the decisions (`services.router.router`), asking (`services.router.remote`).
 """
 
-import asyncio
-import logging
-
 import grpc
 
 from services.bus.port import Bus
 from services.domain.blocks import KvSnapshot
-from services.domain.errors import BusUnavailable, ConfigurationInvalid, WorkerLost
+from services.domain.errors import ConfigurationInvalid, WorkerLost
 from services.domain.ids import GatewayId, WorkerId
 from services.link.port import Dialer
 from services.router.feed import Feed
@@ -30,13 +27,7 @@ from services.wire.codec import (
 from services.wire.generated.baton.internal.v1 import router_pb2 as pb
 from services.wire.generated.baton.internal.v1 import router_pb2_grpc
 
-log = logging.getLogger(__name__)
-
 CONNECT_TIMEOUT_S = 5.0
-QUEUE_RETRY_S = 1.0
-QUEUE_READ_EVERY_S = 0.05
-"""Least time between two readings of the queue: a reading looks at every task, and own placements count
-until one shows them."""
 CALLS_MAX = 1024
 """Questions answered at once; more are refused by gRPC, and their gateways fall back."""
 STOP_GRACE_S = 1.0
@@ -96,7 +87,6 @@ class RouterServer(router_pb2_grpc.RouterServiceServicer):
         self._server = server
         feed = Feed(self._router, self._bus, snapshot=self._snapshot, clock=self._clock, meters=self._meters)
         self._nursery.start(feed.run(), "feed")
-        self._nursery.start(self._follow_queue(), "queue")
         return f"{address.rpartition(':')[0]}:{port}"
 
     async def stop(self) -> None:
@@ -141,18 +131,3 @@ class RouterServer(router_pb2_grpc.RouterServiceServicer):
             return await link.snapshot()
         finally:
             await link.close()
-
-    async def _follow_queue(self) -> None:
-        while True:
-            try:
-                async with self._bus.queue.view() as view:
-                    while True:
-                        now_s = self._clock.now_s()
-                        self._router.fold_queue(view.tasks(), now_s)
-                        self._router.fold_bus(connected=self._bus.connected, now_s=now_s)
-                        await asyncio.sleep(QUEUE_READ_EVERY_S)
-                        await view.changed(QUEUE_RETRY_S)
-            except BusUnavailable as error:
-                log.warning("the prefill queue does not answer: %s", error)
-                self._router.fold_bus(connected=False, now_s=self._clock.now_s())
-                await asyncio.sleep(QUEUE_RETRY_S)

@@ -1,0 +1,50 @@
+"""The records of ended requests: kept for `baton explain`, measured once for the metrics.
+
+Comes in: one record per ended request. Goes out: the same by id, and observations.
+Invariant: at most `records_max` are kept; the oldest goes first.
+"""
+
+from collections import OrderedDict
+
+from services.domain.ids import RequestId
+from services.domain.timeline import Mark
+from services.gateway.port import RequestRecord
+from services.runtime.metrics import Meters
+
+
+class RecordBook:
+    """Ended requests of one gateway."""
+
+    def __init__(self, records_max: int, meters: Meters) -> None:
+        self._records_max = records_max
+        self._meters = meters
+        self._records: OrderedDict[RequestId, RequestRecord] = OrderedDict()
+
+    def add(self, record: RequestRecord) -> None:
+        """Keep and measure an ended request."""
+        self._records[record.request_id] = record
+        self._records.move_to_end(record.request_id)
+        while len(self._records) > self._records_max:
+            self._records.popitem(last=False)
+        self._measure(record)
+
+    def get(self, request_id: RequestId) -> RequestRecord | None:
+        """One record, or None when it was never here or is forgotten."""
+        return self._records.get(request_id)
+
+    def recent(self) -> tuple[RequestRecord, ...]:
+        """All records kept, newest first."""
+        return tuple(reversed(self._records.values()))
+
+    def _measure(self, record: RequestRecord) -> None:
+        meters, times = self._meters, record.timeline
+        meters.count("baton_prompt_tokens_total", record.prompt_tokens)
+        meters.count("baton_cached_tokens_total", record.cached_tokens or 0)
+        meters.count("baton_output_tokens_total", record.output_tokens)
+        for name, value in (
+            ("baton_ttft_seconds", times.ttft_s),
+            ("baton_tpot_seconds", times.tpot_s),
+            ("baton_e2e_seconds", times.at_s(Mark.ENDED)),
+        ):
+            if value is not None:
+                meters.observe(name, value)
