@@ -27,15 +27,21 @@ class PerformanceModel:
     """Times of one engine on one kind of hardware."""
 
     prefill_step_s: float
+    """Fixed cost of a step that prefills."""
     prefill_token_s: float
+    """Per new token."""
     prefill_attention_s: float
     """Per pair of a new token and a token it attends to."""
     decode_step_s: float
+    """Fixed cost of a step that decodes: the weights are read once."""
     decode_sequence_s: float
+    """Per sequence in the step."""
     decode_context_token_s: float
+    """Per token of context of all sequences in the step: their KV is read once."""
     handoff_s: float
     """Fixed cost of a handoff beside the bytes: messages and bookkeeping of both engines."""
     transfer_bytes_per_s: float
+    """Rate at which KV moves from a prefill worker to a decode worker."""
 
     def chunk_s(self, chunk: PrefillChunk) -> float:
         """Time that one chunk adds to a step, without the step's own constant."""
@@ -125,6 +131,17 @@ PRESETS: dict[str, PerformanceModel] = {
         decode_context_token_s=37.3e-9,
         handoff_s=8e-3,
         transfer_bytes_per_s=50e9,
+    ),
+    # Provisional.
+    "cpu-baton-tiny": PerformanceModel(
+        prefill_step_s=4e-3,
+        prefill_token_s=20e-6,
+        prefill_attention_s=4e-9,
+        decode_step_s=3e-3,
+        decode_sequence_s=0.1e-3,
+        decode_context_token_s=0.1e-6,
+        handoff_s=8e-3,
+        transfer_bytes_per_s=1e9,
     ),
 }
 """Named models. The CPU preset of the shipped tiny model is measured by `docs/benchmarks.md`."""

@@ -1,0 +1,131 @@
+"""Settings of a vLLM engine: one frozen struct, checked before anything heavy is imported.
+
+Comes in: a mapping of the configuration file, or keyword arguments. Goes out: `VllmSettings`.
+Invariant: an unknown key or an impossible value stops the start with a message that names the key.
+Not here: which cores exist, whether the model folder can be read (found out at start).
+"""
+
+from typing import Annotated, Literal, TypeAlias
+
+import msgspec
+
+from services.domain.errors import ConfigurationInvalid
+from services.domain.performance import PerformanceModel, preset
+
+Positive = Annotated[int, msgspec.Meta(gt=0)]
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+
+Scalar: TypeAlias = str | int | float | bool | None
+ExtraValue: TypeAlias = Scalar | list[Scalar] | dict[str, Scalar]
+
+PROGRESS_DELAY_KEY = "baton_progress_delay_us"
+SIDE_CHANNEL_HOST_KEY = "baton_side_channel_host"
+SIDE_CHANNEL_PORT_KEY = "baton_side_channel_port"
+"""Keys of vLLM's `kv_connector_extra_config` that carry our settings to our connector."""
+
+LEASE_MARGIN_S = 1.0
+"""Taken off the lease that a ticket promises: covers the ticket's way to its holder and the pull's start."""
+
+
+class VllmSettings(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="vllm"
+):
+    """How one vLLM engine runs; the defaults are the shipped tiny model on a CPU."""
+
+    model: Annotated[str, msgspec.Meta(min_length=1)]
+    """Folder (or hub name) of the weights."""
+    model_name: str = ""
+    """Name under which the model is served; part of every block hash. Empty takes `model`."""
+    model_revision: str = ""
+    """Tells weights of equal shape and name apart; KV is handed over only between equals."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """"float32" where token-exactness between engines is compared (bf16 rounding depends on the batch);
+    "auto" takes the checkpoint's, with float32 made bf16."""
+    block_size_tokens: Positive = 32
+    """Tokens per KV block. CPU attention with NIXL takes multiples of 32 only (vLLM's CPU default is 128,
+    its GPU default 16); 32 runs on both, and keeps short shared prefixes reusable."""
+    kv_cache_bytes: Positive | None = 256 * 1024 * 1024
+    """Size of the KV cache. None lets vLLM take a share of the memory: for GPUs."""
+    gpu_memory_utilization: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.9
+    """Share of GPU memory for weights and KV when `kv_cache_bytes` is None; vLLM's default."""
+    context_tokens_max: Positive | None = None
+    """Prompt and output together; None takes the model's own limit."""
+    sequences_max: Positive = 128
+    """Sequences in one step; vLLM's default on a CPU."""
+    step_tokens_max: Positive = 2048
+    """Tokens computed in one step; a longer prompt is prefilled in chunks."""
+    tensor_parallel_size: Positive = 1
+    """Devices per engine."""
+    enforce_eager: bool = True
+    """Skip compilation; with `kv_cache_bytes` set, a CPU engine then boots in seconds."""
+    structured_output: bool = False
+    """Load the tokenizer, so that `Sampling.json_schema` works. Prompts are token ids either way and
+    nothing is detokenized here; without it a JSON schema ends in `Unsupported`."""
+    disaggregation: bool = True
+    """Run the NIXL connector; False gives a plain aggregated engine without tickets."""
+    lease_s: Annotated[int, msgspec.Meta(ge=3, le=3600)] = 30
+    """How long KV blocks wait for their pull, whole seconds (vLLM's heartbeat divides them by 6)."""
+    kv_load_failure: Literal["fail", "recompute"] = "fail"
+    """"fail" ends a request whose pull failed with `KvLost`, so that its owner decides anew; "recompute"
+    prefills it silently here, in the middle of other requests' decode steps."""
+    side_channel_host: str = "127.0.0.1"
+    """Address at which peers fetch this engine's NIXL metadata; on a cluster the pod's own."""
+    side_channel_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
+    """Its port; 0 takes a free one."""
+    kv_events: bool = True
+    """Tell which blocks the cache holds."""
+    cores: tuple[Annotated[int, msgspec.Meta(ge=0)], ...] = ()
+    """CPU cores for all threads of this process and of the engine's; empty pins nothing. A must where
+    engines share a machine: unpinned, their OpenMP threads land on one core and prefills stall for
+    seconds."""
+    openmp_threads: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Compute threads; 0 takes one per pinned core, or leaves the choice to OpenMP."""
+    progress_delay_us: Positive = 1000
+    """Pause of NIXL's progress thread between polls; at NIXL's own 0 it burns a whole core."""
+    ucx_transports: str = "tcp,self"
+    """UCX transports (`UCX_TLS`); empty leaves the choice to UCX (GPUs with RDMA)."""
+    adapters: dict[str, str] = {}
+    """LoRA adapter name to folder."""
+    performance: str | PerformanceModel = "cpu-baton-tiny"
+    """Name of a preset, or a model of one's own."""
+    jobs_max: Positive = 4096
+    """Jobs held at once, running and waiting; one more ends in `Saturated`."""
+    boot_timeout_s: Seconds = 300.0
+    """Longest start."""
+    health_timeout_s: Seconds = 60.0
+    """Longest silence of an engine that has work; must exceed the longest single step."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "WARNING"
+    """Of vLLM's own logs."""
+    extra_engine_args: dict[str, ExtraValue] = {}
+    """Further `AsyncEngineArgs` of vLLM, by their own names."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that are possible alone and impossible together.
+
+        Raises:
+            ConfigurationInvalid: names the key.
+        """
+        if len(set(self.cores)) != len(self.cores):
+            raise ConfigurationInvalid(key="cores", message=f"cores: {self.cores} repeats a core")
+        if self.step_tokens_max < self.sequences_max:
+            raise ConfigurationInvalid(
+                key="step_tokens_max",
+                message=f"step_tokens_max: {self.step_tokens_max} is below sequences_max "
+                f"({self.sequences_max}), but each sequence takes a token of each step",
+            )
+        if "" in self.adapters:
+            raise ConfigurationInvalid(key="adapters", message="adapters: the empty name is the plain model")
+        self.performance_model()
+
+    @property
+    def served_name(self) -> str:
+        """Name under which the model is served."""
+        return self.model_name or self.model
+
+    def performance_model(self) -> PerformanceModel:
+        """Resolve `performance`.
+
+        Raises:
+            ConfigurationInvalid: there is no preset of that name.
+        """
+        return preset(self.performance) if isinstance(self.performance, str) else self.performance

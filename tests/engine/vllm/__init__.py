@@ -1,0 +1,1 @@
+"""The vLLM engine: its pure parts everywhere, the engine itself where the tests are live."""
