@@ -61,9 +61,9 @@ class Intake:
             raise InvalidRequest(message=f"model {body.model!r} has no chat template", param="messages")
         messages = flatten_messages(body.messages)
         chars = sum(len(m["content"]) for m in messages)
-        encode = assets.tokenizer.encode
+        encode = assets.vocabulary.encode
         prompt = await self._tokenizing.run(
-            chars, lambda: tuple(encode(template.render(messages), add_special_tokens=False).ids)
+            chars, lambda: encode(template.render(messages), add_special_tokens=False)
         )
         asked = body.max_completion_tokens or body.max_tokens
         return self._call(
@@ -114,7 +114,7 @@ class Intake:
         return assets, min(assets.context_tokens_max, served.context_tokens_max)
 
     async def _prompts(self, body: CompletionBody, assets: ModelAssets) -> list[Prompt]:
-        encode = assets.tokenizer.encode
+        encode = assets.vocabulary.encode
         texts: list[str] = []
         ids: list[list[int]] = []
         flat: list[int] = []
@@ -137,7 +137,7 @@ class Intake:
         if ids:
             return [tuple(p) for p in ids]
         return await self._tokenizing.run(
-            sum(map(len, texts)), lambda: [tuple(encode(t, add_special_tokens=True).ids) for t in texts]
+            sum(map(len, texts)), lambda: [encode(t, add_special_tokens=True) for t in texts]
         )
 
     def _bound_choices(self, count: int) -> None:
