@@ -2,6 +2,9 @@
 
 import argparse
 import asyncio
+import os
+import shutil
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Literal
@@ -79,13 +82,13 @@ def read_settings(options: argparse.Namespace) -> ClusterSettings:
         ConfigurationInvalid: a key is unknown or a value cannot be.
     """
     values = read_yaml(options.config) if options.config else {}
+    if options.both and options.prefill is None and options.decode is None and "pools" not in values:
+        _set(values, ("pools", "prefill"), NOTHING)
+        _set(values, ("pools", "decode"), NOTHING)
     for flag, keys in _FLAGS.items():
         value = getattr(options, flag, None)
         if value is not None:
             _set(values, keys, value)
-    if options.both and options.prefill is None and options.decode is None and "pools" not in values:
-        _set(values, ("pools", "prefill"), NOTHING)
-        _set(values, ("pools", "decode"), NOTHING)
     return parse(ClusterSettings, values, source=str(options.config or "flags"))
 
 
@@ -121,7 +124,7 @@ async def with_cluster(
     try:
         code = await _start_and_work(cluster, stop, asked, work)
     except EngineFailed as error:
-        stderr.print(f"[red]{error}[/red]")
+        _print_failure(str(error))
     finally:
         stderr.print(
             "stopping …" if not stop.asked.is_set() else "\nstopping … (Ctrl-C again to stop at once)"
@@ -184,10 +187,18 @@ async def until_stopped(cluster: LocalCluster, stop: StopSignal) -> int:
     child = broken.result()
     if stop.asked.is_set():
         return 0
-    stderr.print(
-        f"[red]{child.spec.name} ended with exit code {child.exit_code}; its log ends:[/red]\n{child.tail()}"
-    )
+    _print_failure(f"{child.spec.name} ended with exit code {child.exit_code}; its log ends:\n{child.tail()}")
     return 1
+
+
+def _print_failure(text: str) -> None:
+    """Print lines of a log as they are: neither brackets nor long lines mean anything to us."""
+    stderr.print(text, style="red", markup=False, soft_wrap=True)
+
+
+def _program() -> str:
+    """How the reader can call this command: by its name if that is on the path, else as we were called."""
+    return "baton" if shutil.which("baton") else os.path.relpath(sys.argv[0])
 
 
 def announce(cluster: LocalCluster) -> None:
@@ -203,4 +214,4 @@ def announce(cluster: LocalCluster) -> None:
     url = "" if cluster.http_url.endswith(":8000") else f" --url {cluster.http_url}"
     console.print("try, in another terminal (Ctrl-C here stops everything):")
     for command in ('chat "What is prefill?"', "status", "explain"):
-        console.print(f"  .venv/bin/baton {command}{url}")
+        console.print(f"  {_program()} {command}{url}", soft_wrap=True)

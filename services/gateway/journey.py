@@ -15,6 +15,7 @@ from dataclasses import replace
 from services.domain.blocks import BlockHash
 from services.domain.errors import (
     Aborted,
+    BodyTooLarge,
     DeadlineExceeded,
     EngineFailed,
     Fault,
@@ -156,7 +157,7 @@ class Journey:
             ServingError: why that came to nothing.
         """
         life, reach = self._life, self._reach
-        attempt_id = life.begin_attempt("p")
+        attempt_id = life.begin_attempt("p", reach.gateway_id)
         life.task_id = TaskId(attempt_id)
         reach.attempts[attempt_id] = life
         now_s = reach.clock.now_s()
@@ -222,7 +223,7 @@ class Journey:
 
     def _send_start(self, worker_id: WorkerId, ticket: Ticket | None) -> None:
         life, reach = self._life, self._reach
-        attempt_id = life.begin_attempt("d")
+        attempt_id = life.begin_attempt("d", reach.gateway_id)
         life.decode_worker_id = worker_id
         reach.attempts[attempt_id] = life
         sent = reach.links.send(
@@ -278,10 +279,10 @@ class Journey:
 
 
 def _mendable(problem: ServingError) -> bool:
-    """Whether another worker may do what this one could not."""
+    """Whether another way may lead where this one did not: another worker, or no queue."""
     if isinstance(problem, DeadlineExceeded):
         return False
-    return isinstance(problem, Aborted | NotReady | Saturated) or (
+    return isinstance(problem, Aborted | NotReady | Saturated | BodyTooLarge) or (
         isinstance(problem, Fault) and problem.retryable
     )
 

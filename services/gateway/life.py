@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from services.domain.errors import ServingError
 from services.domain.handoff import Handoff
-from services.domain.ids import RequestId, TaskId, WorkerId
+from services.domain.ids import GatewayId, RequestId, TaskId, WorkerId
 from services.domain.link import TaskFailed
 from services.domain.placement import DecodePlacement, Placement
 from services.domain.request import InferenceRequest
@@ -114,10 +114,10 @@ class Life:
 
     # -- tokens ---------------------------------------------------------------------------------
 
-    def begin_attempt(self, kind: str) -> RequestId:
-        """Name a new attempt; mail of older ones no longer reaches this life."""
+    def begin_attempt(self, kind: str, gateway_id: GatewayId) -> RequestId:
+        """Name a new attempt, unique in the cluster; mail of older ones no longer reaches this life."""
         self.attempts += 1
-        self.attempt_id = RequestId(f"{self.request.request_id}.{kind}{self.attempts}")
+        self.attempt_id = RequestId(f"{self.request.request_id}.{kind}{self.attempts}@{gateway_id}")
         self._mail = deque(m for m in self._mail if isinstance(m, DeadlinePassed))
         return self.attempt_id
 

@@ -7,6 +7,7 @@ import secrets
 from pathlib import Path
 
 import msgspec
+import uvloop
 
 from services.bus import nats as nats_bus
 from services.domain.errors import ServingError
@@ -31,7 +32,8 @@ def run(settings: GatewayProcessSettings) -> int:
     """Run a gateway until a signal; returns the exit code."""
     start_logging("gateway", style=settings.log_format)
     die_with_parent(settings.parent_pid)
-    return asyncio.run(_run(settings))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # batches socket writes
+        return runner.run(_run(settings))
 
 
 async def _run(settings: GatewayProcessSettings) -> int:

@@ -7,6 +7,7 @@ Invariant: never goes back; only differences mean anything, and none crosses a p
 
 import asyncio
 import selectors
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
@@ -22,11 +23,16 @@ class Clock(Protocol):
 
 
 class LoopClock:
-    """The running event loop's time."""
+    """The running event loop's time, read finely.
+
+    A real loop counts the machine's monotonic time, but some (uvloop) only in milliseconds and once per
+    turn; there the same time is read directly.
+    """
 
     def now_s(self) -> float:
         """Seconds by the running loop; must be called from within it."""
-        return asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        return loop.time() if isinstance(loop, VirtualTimeLoop) else time.monotonic()
 
 
 class DeadlockError(RuntimeError):

@@ -66,6 +66,13 @@ def dump_json(settings: msgspec.Struct) -> bytes:
     return msgspec.json.encode(settings)
 
 
+def dump_yaml(settings: msgspec.Struct) -> str:
+    """Write settings, defaults included, as YAML that `parse` reads back to an equal value."""
+    return yaml.safe_dump(
+        msgspec.to_builtins(settings), sort_keys=False, allow_unicode=True, default_flow_style=False
+    )
+
+
 def load_json(kind: type[S], text: bytes, *, source: str) -> S:
     """Read settings written by `dump_json`.
 
