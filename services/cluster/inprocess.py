@@ -69,7 +69,11 @@ class InProcessCluster:
 
     def _worker(self, name: str, phases: Sequence[Phase], engine: SimulatedSettings | None) -> Worker:
         settings = WorkerSettings(
-            worker_id=name, model=MODEL, phases=tuple(phases), engine=engine or SimulatedSettings()
+            worker_id=name,
+            model=MODEL,
+            phases=tuple(phases),
+            engine=engine or SimulatedSettings(),
+            warm_up_tokens=0,
         )
         self.engines[name] = SimulatedEngine(
             engine or SimulatedSettings(), worker_id=WorkerId(name), fabric=self.fabric

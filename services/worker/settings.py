@@ -37,6 +37,10 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """After this long without a status the worker is out of the fleet; seconds. Twelve periods: a stall
     of the process that serves requests is no death."""
 
+    warm_up_tokens: int = 1024
+    """Prompt computed before the worker joins, so that no client pays for what an engine does once; tokens.
+    About a step of prefill. 0 skips it."""
+
     health_period_s: float = 1.0
     """Time between questions to the engine whether it still steps; seconds."""
 
@@ -51,6 +55,8 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
             raise ConfigurationInvalid(
                 key="status_ttl_s", message="status_ttl_s must be longer than status_period_s, both above 0"
             )
+        if self.warm_up_tokens < 0:
+            raise ConfigurationInvalid(key="warm_up_tokens", message="warm_up_tokens must not be negative")
         if self.health_period_s <= 0:
             raise ConfigurationInvalid(key="health_period_s", message="health_period_s must be above 0")
 

@@ -11,12 +11,13 @@ import logging
 
 from services.bus.port import Bus, FleetChange, WorkerLeft, WorkerSeen
 from services.decode.phase import DecodePhase
-from services.domain.blocks import KvEvent, KvEventBatch, KvSnapshot
+from services.domain.blocks import CacheScope, KvEvent, KvEventBatch, KvSnapshot
 from services.domain.errors import BusUnavailable, EngineFailed
-from services.domain.ids import EngineEpoch, GatewayId, WorkerId
+from services.domain.ids import EngineEpoch, GatewayId, RequestId, WorkerId
 from services.domain.link import Cancel, Goodbye, HandoffAnswer, Hello, StartDecode, ToWorker
+from services.domain.request import InferenceRequest, Sampling
 from services.domain.worker import Lifecycle, Phase, WorkerStatus
-from services.engine.port import Engine, EngineInfo, EngineStep
+from services.engine.port import DecodeJob, Engine, EngineInfo, EngineStep
 from services.link.port import GatewayLink, LinkServer
 from services.prefill.ordering import Claimant
 from services.prefill.phase import PrefillPhase
@@ -29,6 +30,10 @@ from services.worker.settings import WorkerSettings
 log = logging.getLogger(__name__)
 
 DRAIN_POLL_S = 0.05
+
+WARM_UP = RequestId("warm-up")
+WARM_UP_OUTPUT_TOKENS = 4
+WARM_UP_TIMEOUT_S = 120.0
 
 KV_OUTBOX_BATCHES_MAX = 1024
 """Batches that wait for the bus; beyond that the oldest is dropped and routers ask for a snapshot."""
@@ -63,6 +68,7 @@ class Worker:
         self._peers = 1
         self._holdings = Holdings(self.worker_id)
         self._kv_outbox: asyncio.Queue[KvEventBatch] = asyncio.Queue(KV_OUTBOX_BATCHES_MAX)
+        self._warm = asyncio.Event()
         self.failed = asyncio.Event()
         """Set when the engine is found dead; the process should exit and be restarted."""
 
@@ -70,7 +76,7 @@ class Worker:
         """Load the engine, open the links, join the fleet.
 
         Raises:
-            EngineFailed: the engine did not come up.
+            EngineFailed: the engine did not come up, or computes nothing.
             ConfigurationInvalid: the link address cannot be bound.
         """
         self._info = await self._engine.start(self._stepped, self._cache_changed)
@@ -78,6 +84,7 @@ class Worker:
         self._holdings.belong_to(self.epoch)
         self._decode = DecodePhase(self._engine, self._info, clock=self._clock, meters=self._meters)
         self._prefill = self._make_prefill(self._info)
+        await self._warm_up()
         self._nursery.start(self._publish_kv(), "kv")
         self._address = await self._server.serve(self)
         self._lifecycle = Lifecycle.READY
@@ -86,6 +93,32 @@ class Worker:
             self._nursery.start(self._count_peers(), "peers")
         self._nursery.start(self._announce(), "announce")
         self._nursery.start(self._watch_engine(), "health")
+
+    async def _warm_up(self) -> None:
+        """Compute a throw-away prompt under a cache scope that no client can name."""
+        limits = self._info.limits
+        room = min(
+            limits.step_tokens_max, limits.context_tokens_max, limits.kv_blocks * limits.block_size_tokens
+        )
+        tokens = min(self._settings.warm_up_tokens, room - WARM_UP_OUTPUT_TOKENS)
+        if tokens <= 0:
+            return
+        request = InferenceRequest(
+            request_id=WARM_UP,
+            scope=CacheScope(model=self._settings.model, salt=f"warm-up/{self.epoch}"),
+            prompt_token_ids=tuple(i % 256 for i in range(tokens)),
+            sampling=Sampling(max_tokens=WARM_UP_OUTPUT_TOKENS, temperature=0.0, ignore_eos=True),
+        )
+        self._engine.submit(DecodeJob(request=request))
+        try:
+            async with asyncio.timeout(WARM_UP_TIMEOUT_S):
+                await self._warm.wait()
+        except TimeoutError:
+            raise EngineFailed(
+                worker_id=self.worker_id,
+                message=f"the engine computed no prompt of {tokens} tokens within {WARM_UP_TIMEOUT_S:g} s",
+            ) from None
+        await self._engine.check_health()
 
     def _make_prefill(self, info: EngineInfo) -> PrefillPhase:
         return PrefillPhase(
@@ -119,6 +152,8 @@ class Worker:
             self._prefill.finished(result)
         if step.deltas:
             self._decode.step(step.deltas)
+            if not self._warm.is_set() and any(d.request_id == WARM_UP and d.finish for d in step.deltas):
+                self._warm.set()
 
     def _cache_changed(self, events: tuple[KvEvent, ...]) -> None:
         batch = self._holdings.fold(events)
