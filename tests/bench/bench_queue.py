@@ -24,7 +24,7 @@ from services.domain.blocks import CacheScope, hash_blocks
 from services.domain.ids import GatewayId, RequestId, TaskId, WorkerId
 from services.domain.request import InferenceRequest, Sampling
 from services.domain.task import ClaimedTask, PrefillTask, QueuedTask, TaskRecord, mark_prefix
-from services.wire.codec import decode_task, encode_task
+from services.wire.codec import decode_request, encode_request
 
 PROMPT_TOKENS = 1024
 STAGGER_S = 0.002
@@ -112,12 +112,12 @@ class Fifo:
         """One task through: the claimant is waiting when it is enqueued."""
         waiting = asyncio.create_task(self._pull.fetch(1, timeout=WAIT_S))
         await asyncio.sleep(0.002)  # so that the pull waits at the server
-        body = encode_task(task(f"f{number}"))
+        body = encode_request(task(f"f{number}").request)
         started_s = perf_counter()
         await self._jetstream.publish("fifo.task", body)
         outcome.enqueue.values_s.append(perf_counter() - started_s)
         message = (await waiting)[0]
-        decode_task(message.data)
+        decode_request(message.data)
         outcome.total.values_s.append(perf_counter() - started_s)
         done_s = perf_counter()
         await message.ack_sync()

@@ -25,7 +25,7 @@ from services.domain.placement import (
 )
 from services.domain.request import InferenceRequest, Sampling
 from services.domain.stream import Delta, FinishReason, StepFrame, TokenLogprob
-from services.domain.task import Claim, PrefillTask, PrefixMark, TaskRecord
+from services.domain.task import Claim, PrefixMark, TaskRecord
 from services.domain.worker import Lifecycle, Phase, WorkerLimits, WorkerLoad, WorkerStatus
 
 R, W, E = RequestId("r"), WorkerId("w"), EngineEpoch("e")
@@ -92,13 +92,15 @@ RECORD = TaskRecord(
     model="m",
     priority=-2,
     prompt_tokens=3,
-    marks=(PrefixMark(depth_blocks=1, block_hash=BlockHash(2**63)),),
+    marks=(
+        PrefixMark(depth_blocks=1, block_hash=BlockHash(2**63)),
+        PrefixMark(depth_blocks=300, block_hash=BlockHash(7)),
+    ),
     deadline_s=4.5,
     ttft_target_s=0.5,
     preferred_worker_id=W,
     preferred_overlap_blocks=5,
 )
-TASK = PrefillTask(record=RECORD, request=REQUEST)
 CLAIM = Claim(worker_id=W, attempt=2)
 STATUS = WorkerStatus(
     worker_id=W,

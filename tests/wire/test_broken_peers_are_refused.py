@@ -32,7 +32,7 @@ DECODERS: tuple[Callable[[bytes], object], ...] = (
     codec.decode_to_worker,
     codec.decode_to_gateway,
     codec.decode_status,
-    codec.decode_task,
+    codec.decode_request,
     codec.decode_entry,
     codec.decode_kv_batch,
     decode_chunk,
@@ -57,7 +57,8 @@ def test_damaged_messages(decode: Callable[[bytes], object], data: st.DataObject
             values.TO_WORKER.map(codec.encode_to_worker),
             values.TO_GATEWAY.map(codec.encode_to_gateway),
             values.STATUSES.map(codec.encode_status),
-            values.TASKS.map(codec.encode_task),
+            values.REQUESTS.map(codec.encode_request),
+            st.builds(codec.encode_entry, values.RECORDS, st.none() | values.CLAIMS, values.COUNTS),
             values.BATCHES.map(codec.encode_kv_batch),
         )
     )
@@ -159,7 +160,10 @@ def _without(name: str) -> bytes:
          "ServingError.attributes_json.retry_after_s"),
         (codec.decode_status, _status(limits=None), "WorkerStatus.limits"),
         (codec.decode_status, _status(lifecycle=0), "WorkerStatus.lifecycle"),
-        (codec.decode_task, b"", "PrefillTask.record"),
+        (codec.decode_request, b"", "InferenceRequest.scope"),
+        (codec.decode_entry, handoff_pb2.QueueEntry(record=handoff_pb2.TaskRecord(
+            task_id="t", gateway_id="g", mark_depths_blocks=[1, 2], mark_hashes=[3])).SerializeToString(),
+         "TaskRecord.mark_hashes"),
         (codec.decode_entry, b"", "QueueEntry.record"),
         (codec.decode_kv_batch, worker_pb2.KvEventBatch(
             worker_id="w", epoch="e", events=[worker_pb2.KvEvent()]).SerializeToString(), "KvEvent.event"),

@@ -50,7 +50,7 @@ WRITTEN: dict[str, Callable[[], bytes]] = {
         TaskFailed(task_id=s.RECORD.task_id, request_id=s.R, final=s.DELTA)
     ),
     "goodbye": lambda: codec.encode_to_gateway(Goodbye()),
-    "prefill_task": lambda: codec.encode_task(s.TASK),
+    "inference_request": lambda: codec.encode_request(s.REQUEST),
     "queue_entry": lambda: codec.encode_entry(s.RECORD, s.CLAIM, 3),
     "worker_status": lambda: codec.encode_status(s.STATUS),
     "kv_event_batch": lambda: codec.encode_kv_batch(s.BATCH),

@@ -12,7 +12,8 @@ from services.domain.errors import ServingError
 from services.domain.ids import EngineEpoch, WorkerId
 from services.domain.link import ToGateway, ToWorker
 from services.domain.placement import DecodePlacement, DecodeQuery, Placement, PlacementQuery
-from services.domain.task import Claim, PrefillTask, TaskRecord
+from services.domain.request import InferenceRequest
+from services.domain.task import Claim, TaskRecord
 from services.domain.worker import WorkerStatus
 from services.wire import codec
 from tests.wire import values
@@ -75,10 +76,10 @@ def test_kv_event_batches(batch: KvEventBatch) -> None:
     assert codec.decode_kv_batch(codec.encode_kv_batch(batch)) == batch
 
 
-@given(values.TASKS)
-def test_tasks(task: PrefillTask) -> None:
+@given(values.REQUESTS)
+def test_requests(request: InferenceRequest) -> None:
     """The body that only the claimant reads."""
-    assert codec.decode_task(codec.encode_task(task)) == task
+    assert codec.decode_request(codec.encode_request(request)) == request
 
 
 @given(values.RECORDS, st.none() | values.CLAIMS, values.COUNTS)

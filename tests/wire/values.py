@@ -44,7 +44,7 @@ from services.domain.placement import (
 )
 from services.domain.request import InferenceRequest, Sampling
 from services.domain.stream import Delta, FinishReason, StepFrame, TokenLogprob
-from services.domain.task import Claim, PrefillTask, PrefixMark, TaskRecord
+from services.domain.task import Claim, PrefixMark, TaskRecord
 from services.domain.worker import WorkerLimits, WorkerLoad, WorkerStatus
 
 IDS = st.text(min_size=1, max_size=12)
@@ -140,7 +140,6 @@ RECORDS = st.builds(
     preferred_worker_id=st.none() | IDS,
     preferred_overlap_blocks=COUNTS,
 )
-TASKS = st.builds(PrefillTask, record=RECORDS, request=REQUESTS)
 CLAIMS = st.builds(Claim, worker_id=IDS, attempt=COUNTS)
 TICKETS = st.builds(
     Ticket,

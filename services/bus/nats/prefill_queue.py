@@ -26,8 +26,9 @@ from services.bus.nats.streams import ask
 from services.bus.port import QueueView
 from services.domain.errors import BodyTooLarge, BusUnavailable, DeadlineExceeded, Saturated
 from services.domain.ids import TaskId, WorkerId
+from services.domain.request import InferenceRequest
 from services.domain.task import Claim, ClaimedTask, PrefillTask, QueuedTask, TaskRecord
-from services.wire.codec import decode_task, encode_entry, encode_task
+from services.wire.codec import decode_request, encode_entry, encode_request
 from services.wire.subjects import Subjects
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ class JetStreamQueue:
 
     async def enqueue(self, task: PrefillTask) -> None:
         """Put a task in the queue; errors as the port says."""
-        body = encode_task(task)
+        body = encode_request(task.request)
         limit_bytes = min(self._limits.body_bytes_max, self._connection.message_bytes_max - _HEADER_BYTES)
         self._connection.check()
         if len(body) > limit_bytes:
@@ -114,7 +115,7 @@ class JetStreamQueue:
             return None
         self._remember(task_id, queued.waited_s)
         return ClaimedTask(
-            task=PrefillTask(record=queued.record, request=body.request),
+            task=PrefillTask(record=queued.record, request=body),
             claim=claim,
             revision=revision,
             waited_s=queued.waited_s,
@@ -251,7 +252,7 @@ class JetStreamQueue:
             log.debug("body of %s left to expire: %s", task_id, error)
             self._on_drop("queue_body")
 
-    async def _fetch(self, task_id: TaskId) -> PrefillTask | None:
+    async def _fetch(self, task_id: TaskId) -> InferenceRequest | None:
         """Read a task's body; None when there is none."""
         stream, subject = self._subjects.bodies_stream, self._subjects.body(task_id)
         for wait_s in (*_BODY_WAITS_S, 0.0):
@@ -262,7 +263,7 @@ class JetStreamQueue:
             except nats.js.errors.APIError as error:
                 raise BusUnavailable(message=f"NATS cannot read a body: {error}") from error
             else:
-                return decode_task(found.data or b"")
+                return decode_request(found.data or b"")
         return None
 
     async def _find(self, task_id: TaskId) -> int | None:

@@ -1,7 +1,7 @@
 """The prefill queue's entries and the handoff on the wire.
 
-Invariant: what is written comes back equal. A queue entry holds the small record only; the body with the
-prompt is a message of its own, so that looking at thousands of waiting tasks stays cheap.
+Invariant: what is written comes back equal. A queue entry holds the small record only; the request with
+the prompt is a message of its own, so that looking at thousands of waiting tasks stays cheap.
 """
 
 from typing import NamedTuple
@@ -9,9 +9,8 @@ from typing import NamedTuple
 from services.domain.blocks import BlockHash
 from services.domain.handoff import Handoff, Ticket
 from services.domain.ids import EngineEpoch, GatewayId, RequestId, TaskId, TicketId, WorkerId
-from services.domain.task import Claim, PrefillTask, PrefixMark, TaskRecord
-from services.wire.codec.fields import identity, number, parse, positive, present, writing
-from services.wire.codec.request import request_from_proto, request_to_proto
+from services.domain.task import Claim, PrefixMark, TaskRecord
+from services.wire.codec.fields import fault, identity, number, parse, positive, present, writing
 from services.wire.codec.stream import delta_from_proto, delta_to_proto
 from services.wire.generated.baton.internal.v1 import handoff_pb2 as pb
 
@@ -33,7 +32,8 @@ def record_to_proto(record: TaskRecord) -> pb.TaskRecord:
         model=record.model,
         priority=record.priority,
         prompt_tokens=record.prompt_tokens,
-        marks=[pb.PrefixMark(depth_blocks=m.depth_blocks, block_hash=m.block_hash) for m in record.marks],
+        mark_depths_blocks=[mark.depth_blocks for mark in record.marks],
+        mark_hashes=[mark.block_hash for mark in record.marks],
         deadline_s=record.deadline_s,
         ttft_target_s=record.ttft_target_s,
         preferred_worker_id=record.preferred_worker_id,
@@ -55,9 +55,7 @@ def record_from_proto(message: pb.TaskRecord) -> TaskRecord:
         model=message.model,
         priority=message.priority,
         prompt_tokens=message.prompt_tokens,
-        marks=tuple(
-            PrefixMark(depth_blocks=m.depth_blocks, block_hash=BlockHash(m.block_hash)) for m in message.marks
-        ),
+        marks=_marks_from_proto(message),
         deadline_s=None if deadline_s is None else number("TaskRecord.deadline_s", deadline_s),
         ttft_target_s=number("TaskRecord.ttft_target_s", message.ttft_target_s),
         preferred_worker_id=None if preferred is None else WorkerId(preferred),
@@ -65,27 +63,11 @@ def record_from_proto(message: pb.TaskRecord) -> TaskRecord:
     )
 
 
-def encode_task(task: PrefillTask) -> bytes:
-    """Write a task's body: its record and its request.
-
-    Raises:
-        WireError: a value does not fit its field.
-    """
-    with writing("PrefillTask"):
-        record, request = record_to_proto(task.record), request_to_proto(task.request)
-        return pb.PrefillTask(record=record, request=request).SerializeToString()
-
-
-def decode_task(data: bytes) -> PrefillTask:
-    """Read a task's body.
-
-    Raises:
-        WireError: the bytes are no such message, or a field is missing or malformed.
-    """
-    message = parse(pb.PrefillTask, data)
-    present("PrefillTask.record", message, "record")
-    present("PrefillTask.request", message, "request")
-    return PrefillTask(record=record_from_proto(message.record), request=request_from_proto(message.request))
+def _marks_from_proto(message: pb.TaskRecord) -> tuple[PrefixMark, ...]:
+    depths, hashes = message.mark_depths_blocks, message.mark_hashes
+    if len(depths) != len(hashes):
+        raise fault("TaskRecord.mark_hashes", f"has {len(hashes)} hashes for {len(depths)} depths")
+    return tuple(map(PrefixMark, depths, map(BlockHash, hashes)))
 
 
 def encode_entry(record: TaskRecord, claim: Claim | None, attempts: int) -> bytes:

@@ -6,7 +6,17 @@ Invariant: what is written comes back equal; prompts are packed, four bytes a to
 from services.domain.blocks import CacheScope
 from services.domain.ids import RequestId
 from services.domain.request import InferenceRequest, Sampling
-from services.wire.codec.fields import fault, identity, number, pack_tokens, positive, present, unpack_tokens
+from services.wire.codec.fields import (
+    fault,
+    identity,
+    number,
+    pack_tokens,
+    parse,
+    positive,
+    present,
+    unpack_tokens,
+    writing,
+)
 from services.wire.generated.baton.internal.v1 import request_pb2 as pb
 
 
@@ -95,3 +105,22 @@ def request_from_proto(message: pb.InferenceRequest) -> InferenceRequest:
         sampling=sampling_from_proto(message.sampling),
         priority=message.priority,
     )
+
+
+def encode_request(request: InferenceRequest) -> bytes:
+    """Write a request, the body of a prefill task.
+
+    Raises:
+        WireError: a value does not fit its field.
+    """
+    with writing("InferenceRequest"):
+        return request_to_proto(request).SerializeToString()
+
+
+def decode_request(data: bytes) -> InferenceRequest:
+    """Read a request.
+
+    Raises:
+        WireError: the bytes are no such message, or a field is missing or malformed.
+    """
+    return request_from_proto(parse(pb.InferenceRequest, data))

@@ -20,28 +20,6 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
-class PrefixMark(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    DEPTH_BLOCKS_FIELD_NUMBER: _builtins.int
-    BLOCK_HASH_FIELD_NUMBER: _builtins.int
-    depth_blocks: _builtins.int
-    block_hash: _builtins.int
-    def __init__(
-        self,
-        *,
-        depth_blocks: _builtins.int = ...,
-        block_hash: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_hash", b"block_hash", "depth_blocks", b"depth_blocks"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___PrefixMark: _TypeAlias = PrefixMark  # noqa: Y015
-
-@_typing.final
 class TaskRecord(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -50,7 +28,8 @@ class TaskRecord(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
-    MARKS_FIELD_NUMBER: _builtins.int
+    MARK_DEPTHS_BLOCKS_FIELD_NUMBER: _builtins.int
+    MARK_HASHES_FIELD_NUMBER: _builtins.int
     DEADLINE_S_FIELD_NUMBER: _builtins.int
     TTFT_TARGET_S_FIELD_NUMBER: _builtins.int
     PREFERRED_WORKER_ID_FIELD_NUMBER: _builtins.int
@@ -65,7 +44,13 @@ class TaskRecord(_message.Message):
     preferred_worker_id: _builtins.str
     preferred_overlap_blocks: _builtins.int
     @_builtins.property
-    def marks(self) -> _containers.RepeatedCompositeFieldContainer[Global___PrefixMark]: ...
+    def mark_depths_blocks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Prefix marks, shallow first: mark i is (mark_depths_blocks[i], mark_hashes[i]). Two packed columns,
+        because every worker reads every record: a message per mark costs ten times as much.
+        """
+
+    @_builtins.property
+    def mark_hashes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
         self,
         *,
@@ -74,7 +59,8 @@ class TaskRecord(_message.Message):
         model: _builtins.str = ...,
         priority: _builtins.int = ...,
         prompt_tokens: _builtins.int = ...,
-        marks: _abc.Iterable[Global___PrefixMark] | None = ...,
+        mark_depths_blocks: _abc.Iterable[_builtins.int] | None = ...,
+        mark_hashes: _abc.Iterable[_builtins.int] | None = ...,
         deadline_s: _builtins.float | None = ...,
         ttft_target_s: _builtins.float = ...,
         preferred_worker_id: _builtins.str | None = ...,
@@ -82,7 +68,7 @@ class TaskRecord(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s", "_preferred_worker_id", b"_preferred_worker_id", "deadline_s", b"deadline_s", "preferred_worker_id", b"preferred_worker_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s", "_preferred_worker_id", b"_preferred_worker_id", "deadline_s", b"deadline_s", "gateway_id", b"gateway_id", "marks", b"marks", "model", b"model", "preferred_overlap_blocks", b"preferred_overlap_blocks", "preferred_worker_id", b"preferred_worker_id", "priority", b"priority", "prompt_tokens", b"prompt_tokens", "task_id", b"task_id", "ttft_target_s", b"ttft_target_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s", "_preferred_worker_id", b"_preferred_worker_id", "deadline_s", b"deadline_s", "gateway_id", b"gateway_id", "mark_depths_blocks", b"mark_depths_blocks", "mark_hashes", b"mark_hashes", "model", b"model", "preferred_overlap_blocks", b"preferred_overlap_blocks", "preferred_worker_id", b"preferred_worker_id", "priority", b"priority", "prompt_tokens", b"prompt_tokens", "task_id", b"task_id", "ttft_target_s", b"ttft_target_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__deadline_s: _TypeAlias = _typing.Literal["deadline_s"]  # noqa: Y015
     _WhichOneofArgType__deadline_s: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s"]  # noqa: Y015
@@ -94,30 +80,6 @@ class TaskRecord(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__preferred_worker_id) -> _WhichOneofReturnType__preferred_worker_id | None: ...
 
 Global___TaskRecord: _TypeAlias = TaskRecord  # noqa: Y015
-
-@_typing.final
-class PrefillTask(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    RECORD_FIELD_NUMBER: _builtins.int
-    REQUEST_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def record(self) -> Global___TaskRecord: ...
-    @_builtins.property
-    def request(self) -> _request_pb2.InferenceRequest: ...
-    def __init__(
-        self,
-        *,
-        record: Global___TaskRecord | None = ...,
-        request: _request_pb2.InferenceRequest | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["record", b"record", "request", b"request"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["record", b"record", "request", b"request"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___PrefillTask: _TypeAlias = PrefillTask  # noqa: Y015
 
 @_typing.final
 class Claim(_message.Message):
