@@ -128,10 +128,3 @@ def test_impossible_values_are_refused(values: dict[str, object]) -> None:
     """A value out of range or an unknown key is never clamped or ignored."""
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert(values, BusSettings)
-
-
-async def test_a_missing_credentials_file_is_named() -> None:
-    """A path that cannot be read is refused before anything is sent."""
-    with pytest.raises(ConfigurationInvalid) as refused:
-        await connect(BusSettings(credentials_file="/absent.creds"), name="login")
-    assert refused.value.key == "bus.credentials_file"

@@ -6,9 +6,7 @@ reconnect those who watch are told. Not here: streams and subjects.
 """
 
 import asyncio
-import importlib.util
 import logging
-import os
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -19,6 +17,9 @@ from nats.aio.client import Client
 from nats.aio.client import Server as KnownServer
 from nats.js import JetStreamContext
 
+from services.bus.nats.credentials import KEY as CREDENTIALS_KEY
+from services.bus.nats.credentials import Credentials
+from services.bus.nats.lasting_client import LastingClient
 from services.bus.settings import BusSettings, TlsSettings, read_secret
 from services.domain.errors import BusUnavailable, ConfigurationInvalid
 
@@ -143,7 +144,7 @@ async def open_connection(settings: BusSettings, *, name: str) -> Connection:
         BusUnavailable: no server answered within `connect_timeout_s`.
         ConfigurationInvalid: the login or the certificate is refused, or the server is too old.
     """
-    client = Client()
+    client = LastingClient()
     connection = Connection(settings, client)
     refused: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
     last: list[Exception] = []
@@ -153,6 +154,8 @@ async def open_connection(settings: BusSettings, *, name: str) -> Connection:
         permanent = isinstance(error, PERMANENT) or _UNAUTHORIZED in str(error).lower()
         if permanent and not refused.done():
             refused.set_result(error)
+        elif permanent:
+            log.warning("%s", _refusal(settings, login, error))
         log.debug("NATS client: %r", error)
 
     async def on_disconnect() -> None:
@@ -185,7 +188,8 @@ async def open_connection(settings: BusSettings, *, name: str) -> Connection:
             user=login.user,
             password=login.password,
             token=login.token,
-            user_credentials=settings.credentials_file,
+            user_jwt_cb=None if login.credentials is None else login.credentials.jwt,
+            signature_cb=None if login.credentials is None else login.credentials.sign,
             tls=None if settings.tls is None else _tls_context(settings.tls),
             tls_hostname=None if settings.tls is None else settings.tls.server_name,
         )
@@ -194,14 +198,13 @@ async def open_connection(settings: BusSettings, *, name: str) -> Connection:
     await asyncio.wait(first, timeout=settings.connect_timeout_s, return_when=asyncio.FIRST_COMPLETED)
     if connecting.done() and not refused.done():
         connecting.result()
+        refused.cancel()  # from now on a refusal is only told, and tried again after
     else:
         connecting.cancel()
         await asyncio.gather(connecting, return_exceptions=True)
         await connection.close()
         if refused.done():
-            raise ConfigurationInvalid(
-                key="bus", message=f"NATS at {settings.url} refuses us: {refused.result()}"
-            )
+            raise _refusal(settings, login, refused.result())
         cause = f": {last[0]!r}" if last else ""
         raise BusUnavailable(message=f"no NATS server answers at {settings.url}{cause}")
     version = client.connected_server_version
@@ -216,29 +219,31 @@ async def open_connection(settings: BusSettings, *, name: str) -> Connection:
 
 
 class _Login:
-    """Secrets, read from the environment at the last moment."""
+    """Secrets, read from the environment or a file at the last moment."""
 
-    def __init__(self, user: str | None, password: str | None, token: str | None) -> None:
+    def __init__(
+        self, user: str | None, password: str | None, token: str | None, credentials: Credentials | None
+    ) -> None:
         self.user = user
         self.password = password
         self.token = token
+        self.credentials = credentials
 
 
 def _login(settings: BusSettings) -> _Login:
-    if settings.credentials_file is not None:
-        if not os.access(settings.credentials_file, os.R_OK):
-            raise ConfigurationInvalid(
-                key="bus.credentials_file", message=f"{settings.credentials_file} cannot be read"
-            )
-        if importlib.util.find_spec("nkeys") is None:
-            raise ConfigurationInvalid(
-                key="bus.credentials_file", message="credentials files need the package nkeys"
-            )
     return _Login(
         settings.user,
         settings.password_env and read_secret("bus.password_env", settings.password_env),
         settings.token_env and read_secret("bus.token_env", settings.token_env),
+        None if settings.credentials_file is None else Credentials(settings.credentials_file),
     )
+
+
+def _refusal(settings: BusSettings, login: _Login, error: Exception) -> ConfigurationInvalid:
+    message = f"NATS at {settings.url} refuses us: {error}"
+    if login.credentials is None or isinstance(error, ssl.SSLError | nats.errors.SecureConnWantedError):
+        return ConfigurationInvalid(key="bus", message=message)
+    return ConfigurationInvalid(key=CREDENTIALS_KEY, message=f"{message}; {login.credentials.suspicion()}")
 
 
 def _tls_context(tls: TlsSettings) -> ssl.SSLContext:
