@@ -126,7 +126,7 @@ def _collect(kind: Settings, at: str, command: str, found: dict[type, Section]) 
     known = found.get(kind.cls)
     if known is None:
         known = found[kind.cls] = Section(
-            kind=kind.cls, settings=tuple(_settings(kind)), command=command, places=[]
+            kind=kind.cls, settings=tuple(list_settings(kind)), command=command, places=[]
         )
     place = at if command == known.command else f"{command.split()[1]}: {at}"
     if place not in known.places:
@@ -138,7 +138,8 @@ def _collect(kind: Settings, at: str, command: str, found: dict[type, Section]) 
             _collect(held, f"{at}.{inner.name}".lstrip(".") + ("[]" if many else ""), command, found)
 
 
-def _settings(kind: Settings) -> Iterator[Setting]:
+def list_settings(kind: Settings) -> Iterator[Setting]:
+    """List the keys of one struct."""
     written = _strings_under_fields(kind.cls)
     tag = kind.tag_field if isinstance(kind, shape.StructType) else None
     if tag is not None and isinstance(kind, shape.StructType):
@@ -152,7 +153,7 @@ def _settings(kind: Settings) -> Iterator[Setting]:
         yield Setting(
             name=inner.name,
             kind=_describe(inner.type, inner.name),
-            default=_default(inner),
+            default=_render_default(inner),
             meaning=_description(inner.type) or written.get(inner.name) or _meaning_of_held(inner.type),
         )
 
@@ -224,7 +225,7 @@ def _bounds(kind: shape.Type) -> str:
     return "".join(f", {text}" for text in texts)
 
 
-def _default(inner: shape.Field) -> str:
+def _render_default(inner: shape.Field) -> str:
     if inner.required:
         return "required"
     value = inner.default

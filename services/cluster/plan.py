@@ -75,12 +75,7 @@ def plan(
         router_address: where a standalone router listens; None runs none.
         parent_pid: process with which all of them end.
     """
-    bus = BusSettings(
-        url=nats_url,
-        namespace=settings.name,
-        credentials_file=settings.nats.credentials_file,
-        limits=settings.bus,
-    )
+    bus = settings.nats.connection(nats_url, namespace=settings.name, limits=settings.bus)
     workers = tuple(
         WorkerSettings(
             worker_id=name,

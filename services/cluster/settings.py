@@ -7,7 +7,7 @@ from enum import StrEnum
 
 import msgspec
 
-from services.bus.settings import BusLimits
+from services.bus.settings import BusLimits, BusSettings, TlsSettings
 from services.domain.errors import ConfigurationInvalid
 from services.engine.simulated.settings import SimulatedSettings
 from services.engine.vllm.settings import VllmSettings
@@ -73,7 +73,55 @@ class NatsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Port of the embedded server; 0 chooses a free one."""
 
     credentials_file: str | None = None
-    """NATS credentials file for an existing server."""
+    """Credentials file (JWT and key) for an existing server."""
+
+    user: str | None = None
+    """User name at an existing server."""
+
+    password_env: str | None = None
+    """Environment variable that holds the password of `user`."""
+
+    token_env: str | None = None
+    """Environment variable that holds an access token for an existing server."""
+
+    tls: TlsSettings | None = None
+    """Encryption towards an existing server; none uses it only when the URL says tls://."""
+
+    def __post_init__(self) -> None:
+        ways = (self.credentials_file, self.user, self.password_env, self.token_env, self.tls)
+        if self.url is None and any(way is not None for way in ways):
+            raise ConfigurationInvalid(
+                key="nats.url",
+                message="nats: credentials and encryption are for an existing server: set nats.url",
+            )
+        try:
+            self.connection(self.url or "", namespace="any", limits=BusLimits())
+        except ConfigurationInvalid as error:
+            raise ConfigurationInvalid(
+                key=error.key.replace("bus.", "nats.", 1), message=error.message.replace("bus.", "nats.")
+            ) from None
+
+    def connection(self, url: str, *, namespace: str, limits: BusLimits) -> BusSettings:
+        """Say how a process of this cluster reaches NATS.
+
+        Args:
+            url: where it answers; the embedded server's is known once it runs.
+            namespace: name of the cluster.
+            limits: of queue and buffers.
+
+        Raises:
+            ConfigurationInvalid: ways to log in contradict each other.
+        """
+        return BusSettings(
+            url=url,
+            namespace=namespace,
+            credentials_file=self.credentials_file,
+            user=self.user,
+            password_env=self.password_env,
+            token_env=self.token_env,
+            tls=self.tls,
+            limits=limits,
+        )
 
 
 class ClusterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
