@@ -15,7 +15,6 @@ import logging
 import uuid
 from typing import TYPE_CHECKING
 
-from services.domain.blocks import blocks_for
 from services.domain.errors import (
     ConfigurationInvalid,
     EngineFailed,
@@ -24,7 +23,6 @@ from services.domain.errors import (
     ServingError,
     TicketInvalid,
 )
-from services.domain.handoff import Ticket, prompt_digest
 from services.domain.ids import EngineEpoch, RequestId, TicketId, WorkerId
 from services.domain.stream import Delta, FinishReason
 from services.domain.worker import WorkerLoad
@@ -33,8 +31,8 @@ from services.engine.vllm import environment
 from services.engine.vllm.jobs import RunningJob, read_output
 from services.engine.vllm.leases import KeptLease, LeaseBook
 from services.engine.vllm.plan import EnginePlan, plan_job
-from services.engine.vllm.settings import LEASE_MARGIN_S, VllmSettings
-from services.engine.vllm.ticket import parse_kept_blocks, render_connector
+from services.engine.vllm.settings import VllmSettings
+from services.engine.vllm.ticket import issue_ticket
 from services.runtime.tasks import Nursery
 
 if TYPE_CHECKING:
@@ -282,28 +280,20 @@ class VllmEngine:
                 failure = self._died("the engine kept no blocks of a finished prefill")
                 first = Delta(request_id=request.request_id, finish=FinishReason.ERROR, error=failure)
             return Prefilled(request_id=request.request_id, first=first, ticket=None)
-        size = facts.limits.block_size_tokens
         try:
-            kept = parse_kept_blocks(params, prompt_tokens=request.prompt_tokens, block_size_tokens=size)
+            ticket = issue_ticket(
+                request,
+                params,
+                worker_id=self._worker_id,
+                epoch=self._epoch,
+                limits=facts.limits,
+                kv_bytes_per_block=facts.kv_bytes_per_block,
+                lease_s=self._settings.lease_s,
+            )
         except TicketInvalid as failure:
             first = Delta(request_id=request.request_id, finish=FinishReason.ERROR, error=failure)
             return Prefilled(request_id=request.request_id, first=first, ticket=None)
-        count = blocks_for(request.prompt_tokens, size)
-        ticket = Ticket(
-            ticket_id=TicketId(uuid.uuid4().hex),
-            request_id=request.request_id,
-            prefill_worker_id=self._worker_id,
-            epoch=self._epoch,
-            digest=prompt_digest(request.prompt_token_ids, request.scope),
-            prompt_tokens=request.prompt_tokens,
-            block_size_tokens=size,
-            block_count=count,
-            kv_bytes=count * facts.kv_bytes_per_block,
-            lease_s=self._settings.lease_s - LEASE_MARGIN_S,
-            compatibility=facts.limits.compatibility,
-            connector=render_connector(kept),
-        )
-        lease = KeptLease(engine_request_id=running.engine_request_id, block_count=count)
+        lease = KeptLease(engine_request_id=running.engine_request_id, block_count=ticket.block_count)
         self._leases.open(ticket.ticket_id, lease)
         self._lease_opened.set()
         return Prefilled(request_id=request.request_id, first=first, ticket=ticket)

@@ -5,6 +5,7 @@ Invariant: nothing here imports vllm; what the operator set by hand is kept unle
 Sources: vLLM 0.32 `envs.py`, `platforms/cpu.py`; OpenMP 5; UCX 1.19.
 """
 
+import ipaddress
 import logging
 import os
 import socket
@@ -45,6 +46,9 @@ def default_environment(settings: VllmSettings) -> dict[str, str]:
 
     Spinning OpenMP threads (gcc's and Intel's names for it) starve the event loop and the progress thread
     that share their cores. UCX's cache of released registrations leaks without a bound (vLLM sets the same).
+    vLLM 0.32 decorates single functions of its sampler (`v1/sample/ops/logprobs.py`) with `torch.compile`
+    even where `enforce_eager` is set: the first request with log-probabilities then stops the engine for
+    up to 20 s, and needs a C++ compiler on the machine. Off with the rest of compilation.
     """
     defaults = {
         "OMP_WAIT_POLICY": "passive",
@@ -52,8 +56,13 @@ def default_environment(settings: VllmSettings) -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false",
         "UCX_RCACHE_MAX_UNRELEASED": "1024",
     }
+    if settings.enforce_eager:
+        defaults["TORCH_COMPILE_DISABLE"] = "1"
     if settings.ucx_transports:
         defaults["UCX_TLS"] = settings.ucx_transports
+    if ipaddress.ip_address(settings.side_channel_host).is_loopback:
+        # Peers are on this machine: UCX and torch's gloo would listen on every interface otherwise.
+        defaults |= {"UCX_NET_DEVICES": "lo", "GLOO_SOCKET_IFNAME": "lo", "VLLM_HOST_IP": "127.0.0.1"}
     return defaults
 
 
@@ -64,7 +73,7 @@ def prepare(settings: VllmSettings) -> None:
         ConfigurationInvalid: a pinned core does not exist, or is not allowed to this process.
     """
     if "vllm" in sys.modules:
-        log.warning("vllm was imported before its environment was set; some settings may have no effect")
+        log.info("vllm was imported before: variables that it read then keep their old values")
     os.environ.update(forced_environment(settings))
     for name, value in default_environment(settings).items():
         os.environ.setdefault(name, value)

@@ -6,6 +6,7 @@ Not here: the connector itself (`connector`).
 """
 
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -42,13 +43,14 @@ class BatonWorkerExtension:
 
     model_runner: "GPUModelRunner"
 
-    def baton_settle(self, parent_pid: int, cores: list[int]) -> WorkerFacts:
+    def baton_settle(self, parent_pid: int, cores: list[int], folder: str) -> WorkerFacts:
         """Make the engine process a good child: pinned, deaf to Ctrl-C, gone when its parent is gone.
 
         Args:
             parent_pid: process that holds the adapter. A terminal sends Ctrl-C to both; the parent
                 drains and then stops this process, which must not die first.
             cores: cores of every thread; empty pins nothing.
+            folder: of local sockets, removed when the parent can no longer do it.
         """
         pin_threads(tuple(cores))
         if threading.current_thread() is threading.main_thread():
@@ -57,7 +59,7 @@ class BatonWorkerExtension:
             spare_generators(self.model_runner)
         Finalize(None, _leave, exitpriority=_LAST)
         threading.Thread(
-            target=_end_with_parent, args=(parent_pid,), name="baton-parent", daemon=True
+            target=_end_with_parent, args=(parent_pid, folder), name="baton-parent", daemon=True
         ).start()
         return WorkerFacts(
             pid=os.getpid(),
@@ -88,11 +90,12 @@ def _leave() -> None:
     os._exit(0)
 
 
-def _end_with_parent(parent_pid: int) -> None:
+def _end_with_parent(parent_pid: int, folder: str) -> None:
     # Multiprocessing ends daemons when their parent exits, not when it is killed: an orphaned engine
     # would keep its core, its memory and its port for ever.
     while _is_alive(parent_pid):
         time.sleep(_PARENT_LOOK_S)
+    shutil.rmtree(folder, ignore_errors=True)
     os._exit(1)
 
 

@@ -111,7 +111,7 @@ class Session:
             Exception: the engine does not answer.
         """
         self._tasks = await self._llm.get_supported_tasks()
-        ranks = await self._call("baton_settle", os.getpid(), list(self._settings.cores))
+        ranks = await self._call("baton_settle", os.getpid(), list(self._settings.cores), self._folder.name)
         facts = self._facts(ranks)
         warm_up = SamplingParams(
             max_tokens=2,

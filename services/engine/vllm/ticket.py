@@ -7,13 +7,18 @@ decode prompt needs. One block too few kills the engine, one too many gives wron
 finish (vLLM 0.32, measured). Not here: age, single use and the prompt's digest (`domain.handoff`).
 """
 
+import uuid
 from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
 from services.domain.blocks import blocks_for
 from services.domain.errors import TicketInvalid
-from services.domain.handoff import Ticket
+from services.domain.handoff import Ticket, prompt_digest
+from services.domain.ids import EngineEpoch, TicketId, WorkerId
+from services.domain.request import InferenceRequest
+from services.domain.worker import WorkerLimits
+from services.engine.vllm.settings import LEASE_MARGIN_S
 
 BlockIndex = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 
@@ -84,6 +89,49 @@ def parse_kept_blocks(params: object, *, prompt_tokens: int, block_size_tokens: 
         if len(set(group)) != needed:
             raise TicketInvalid(message="connector parameters name a block twice")
     return kept
+
+
+def issue_ticket(
+    request: InferenceRequest,
+    params: object,
+    *,
+    worker_id: WorkerId,
+    epoch: EngineEpoch,
+    limits: WorkerLimits,
+    kv_bytes_per_block: int,
+    lease_s: float,
+) -> Ticket:
+    """Make the ticket of a finished prefill.
+
+    Args:
+        request: whose prompt was prefilled.
+        params: `kv_transfer_params` as vLLM gave them.
+        worker_id: who holds the blocks.
+        epoch: the engine's life.
+        limits: of the engine.
+        kv_bytes_per_block: of all ranks together.
+        lease_s: how long the engine keeps the blocks; the ticket promises LEASE_MARGIN_S less.
+
+    Raises:
+        TicketInvalid: the parameters do not describe the prompt's blocks.
+    """
+    size = limits.block_size_tokens
+    kept = parse_kept_blocks(params, prompt_tokens=request.prompt_tokens, block_size_tokens=size)
+    count = blocks_for(request.prompt_tokens, size)
+    return Ticket(
+        ticket_id=TicketId(uuid.uuid4().hex),
+        request_id=request.request_id,
+        prefill_worker_id=worker_id,
+        epoch=epoch,
+        digest=prompt_digest(request.prompt_token_ids, request.scope),
+        prompt_tokens=request.prompt_tokens,
+        block_size_tokens=size,
+        block_count=count,
+        kv_bytes=count * kv_bytes_per_block,
+        lease_s=lease_s - LEASE_MARGIN_S,
+        compatibility=limits.compatibility,
+        connector=render_connector(kept),
+    )
 
 
 def render_connector(kept: KeptBlocks) -> str:

@@ -21,6 +21,7 @@ from services.runtime.settings import parse
         ({"model": "m", "step_tokens_max": 8}, "step_tokens_max"),
         ({"model": "m", "performance": "quantum"}, "performance"),
         ({"model": "m", "lease_s": 1}, "lease_s"),
+        ({"model": "m", "side_channel_host": "somewhere"}, "side_channel_host"),
         ({"model": "m", "adapters": {"": "x"}}, "adapters"),
         ({"model": "m", "dtype": "int3"}, "dtype"),
         ({"model": "m", "colour": "red"}, "colour"),
@@ -41,6 +42,8 @@ def test_environment_keeps_engines_apart() -> None:
     assert forced["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
     assert "HF_HUB_OFFLINE" not in forced
     assert default_environment(settings)["UCX_TLS"] == "tcp,self"
+    assert default_environment(settings)["UCX_NET_DEVICES"] == "lo"
+    assert "UCX_NET_DEVICES" not in default_environment(VllmSettings(model="m", side_channel_host="10.0.0.7"))
     assert "UCX_TLS" not in default_environment(VllmSettings(model="m", ucx_transports=""))
     assert "OMP_NUM_THREADS" not in forced_environment(VllmSettings(model="m"))
 

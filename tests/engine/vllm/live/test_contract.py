@@ -4,7 +4,7 @@ import pytest
 
 from tests.engine.bench import Bench
 from tests.engine.contract import EngineContract
-from tests.engine.vllm.rig import VllmRig
+from tests.engine.vllm.live.rig import VllmRig
 
 pytestmark = [
     pytest.mark.live,

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.engine.vllm.rig import VllmRig, open_rig
+from tests.engine.vllm.live.rig import VllmRig, open_rig
 
 
 @pytest.fixture(scope="package")

@@ -22,7 +22,7 @@ from services.domain.stream import FinishReason
 from services.engine.port import DecodeJob
 from services.engine.vllm.adapter import VllmEngine
 from tests.engine.bench import Pair, greedy, started
-from tests.engine.vllm.rig import DEADLINE_S, VllmRig, engine_pid, settings
+from tests.engine.vllm.live.rig import DEADLINE_S, VllmRig, engine_pid, settings
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(600), pytest.mark.filterwarnings("default")]
 

@@ -1,0 +1,1 @@
+"""Two real engines, booted once for all tests of this folder."""
