@@ -49,9 +49,10 @@ class Pin(TypedDict):
 
 
 def requirements(extras: tuple[str, ...]) -> list[str]:
-    """Return the requirements of the control plane plus those of some extras."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    listed: list[str] = list(project["dependencies"])
+    """Return what builds the project, the requirements of the control plane and those of some extras."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    project = settings["project"]
+    listed: list[str] = [*settings["build-system"]["requires"], *project["dependencies"]]
     for extra in extras:
         listed += project["optional-dependencies"][extra]
     return listed

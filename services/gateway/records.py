@@ -38,6 +38,7 @@ class RecordBook:
 
     def _measure(self, record: RequestRecord) -> None:
         meters, times = self._meters, record.timeline
+        meters.observe("baton_prompt_length_tokens", record.prompt_tokens)
         meters.count("baton_prompt_tokens_total", record.prompt_tokens)
         meters.count("baton_cached_tokens_total", record.cached_tokens or 0)
         meters.count("baton_output_tokens_total", record.output_tokens)

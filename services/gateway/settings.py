@@ -14,6 +14,10 @@ class ConductorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     claim_patience_s: float = 5.0
     """Longest wait for a prefill worker to claim a task before decode prefills it; seconds."""
 
+    recovery_patience_s: float = 15.0
+    """Longest wait for a worker when a running request has lost its own; seconds. A dropped worker that
+    lives is back within its status' time to live."""
+
     lease_margin_s: float = 0.5
     """Taken off every lease, for the time messages travel; seconds."""
 
@@ -27,7 +31,14 @@ class ConductorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     """Longest wait for running requests after the first signal; seconds."""
 
     def __post_init__(self) -> None:
-        for name in ("deadline_s", "claim_patience_s", "attempts_max", "records_max", "drain_timeout_s"):
+        for name in (
+            "deadline_s",
+            "claim_patience_s",
+            "recovery_patience_s",
+            "attempts_max",
+            "records_max",
+            "drain_timeout_s",
+        ):
             if getattr(self, name) <= 0:
                 raise ConfigurationInvalid(
                     key=f"conductor.{name}", message=f"conductor.{name} must be above 0"

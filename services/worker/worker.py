@@ -215,6 +215,7 @@ class Worker:
         self._status_sequence += 1
         load = self._engine.load()
         total = self._info.limits.kv_blocks
+        self._meters.set("baton_bus_connected", float(self._bus.connected))
         self._meters.set("baton_engine_running", load.running_count)
         self._meters.set("baton_engine_waiting", load.waiting_count)
         self._meters.set("baton_engine_leased_blocks", load.leased_blocks)

@@ -33,7 +33,7 @@ from services.engine.vllm.leases import KeptLease, LeaseBook
 from services.engine.vllm.plan import EnginePlan, plan_job
 from services.engine.vllm.settings import VllmSettings
 from services.engine.vllm.ticket import issue_ticket
-from services.runtime.tasks import Nursery
+from services.runtime.tasks import Nursery, first_of
 
 if TYPE_CHECKING:
     from services.engine.vllm.session import Session, SessionFacts
@@ -64,6 +64,7 @@ class VllmEngine:
         self._session: Session | None = None
         self._facts: SessionFacts | None = None
         self._failure: EngineFailed | None = None
+        self._failed = asyncio.Event()
         self._last_sign_s = 0.0
         self._nursery = Nursery("vllm-engine", on_failure=self._fail)
         self._stopped = False
@@ -221,12 +222,14 @@ class VllmEngine:
         if self._session is None or self._stopped:
             raise self._died("the engine does not run")
         limit_s = self._settings.health_timeout_s
-        try:
-            async with asyncio.timeout(limit_s):
-                await self._session.check()
-                await self._session.held()
-        except Exception as failure:  # noqa: BLE001  # any failure of the question is the answer
-            self._fail(failure)
+        asking = asyncio.ensure_future(_ask(self._session))
+        asking.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, also when late
+        failed = asyncio.ensure_future(self._failed.wait())
+        await first_of(asking, failed, timeout_s=limit_s)
+        if not failed.done() and (not asking.done() or asking.exception() is not None):
+            self._fail((asking.exception() if asking.done() else None) or _no_answer(limit_s))
+        for question in (asking, failed):
+            question.cancel()
         silent_s = self._now_s() - self._last_sign_s
         if self._jobs and silent_s > limit_s:
             self._fail(TimeoutError(f"no output for {silent_s:.1f} s with {len(self._jobs)} jobs"))
@@ -329,6 +332,7 @@ class VllmEngine:
         if self._failure is None and not self._stopped:
             log.error("the engine failed: %r", error)
             self._failure = self._died(f"the engine failed: {error!r}")
+        self._failed.set()
         failure = self._failure or self._died(f"the engine failed: {error!r}")
         jobs, self._jobs = list(self._jobs.values()), {}
         for running in jobs:
@@ -348,3 +352,13 @@ class VllmEngine:
 
     def _now_s(self) -> float:
         return asyncio.get_running_loop().time()
+
+
+async def _ask(session: "Session") -> None:
+    """Ask the engine process, and its loop between two steps."""
+    await session.check()
+    await session.held()
+
+
+def _no_answer(limit_s: float) -> TimeoutError:
+    return TimeoutError(f"no answer to a health probe within {limit_s:g} s")
