@@ -106,11 +106,11 @@ class Fifo:
                 storage=StorageType.FILE,
             )
         )
-        self._pull = await self._claimant.pull_subscribe("fifo.*", durable="fifo")
+        self.pull = await self._claimant.pull_subscribe("fifo.*", durable="fifo")
 
     async def once(self, number: int, outcome: Outcome) -> None:
         """One task through: the claimant is waiting when it is enqueued."""
-        waiting = asyncio.create_task(self._pull.fetch(1, timeout=WAIT_S))
+        waiting = asyncio.create_task(self.pull.fetch(1, timeout=WAIT_S))
         await asyncio.sleep(0.002)  # so that the pull waits at the server
         body = encode_request(task(f"f{number}").request)
         started_s = perf_counter()
