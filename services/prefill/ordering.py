@@ -63,10 +63,10 @@ class Leave:
     reason: str
 
 
-RACE_STEP_S = 0.0005
+RACE_STEP_S = 0.002
 """How much later each further worker tries for the same task, so that idle workers do not collide.
 
-More than one round trip of a claim on a local NATS server (0.3 ms measured).
+A whole claim takes at least 1 ms (docs/decisions/0002), and its news has to travel before the next tries.
 """
 
 
