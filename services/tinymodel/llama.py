@@ -18,7 +18,7 @@ from torch.nn import functional
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """Sizes of the network; the defaults give 0.99 million parameters, 2 MB in bfloat16."""
+    """Sizes of the network; the defaults give 1.0 million parameters, 2 MB in bfloat16."""
 
     vocabulary_tokens: int = 2048
     hidden: int = 128
