@@ -15,6 +15,7 @@ import msgspec
 
 from services.cli.api import GatewayClient
 from services.cli.output import console
+from services.cli.status import Cluster
 from services.cli.story import Record, tell
 from services.cli.up import add_cluster_options, announce, read_settings, until_stopped, with_cluster
 from services.cluster.local import LocalCluster
@@ -29,9 +30,10 @@ if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
 
 BACKGROUND_STREAMS = 8
-BACKGROUND_TOKENS = 400
+BACKGROUND_TOKENS = 1200
 ANSWER_TOKENS = 64
-EXCHANGES = 24
+EXCHANGES = 16
+POLL_S = 0.1
 TIMEOUT_S = 120.0
 
 _QUESTION = "What is prefill?"
@@ -113,6 +115,7 @@ async def _requests(cluster: LocalCluster, settings: ClusterSettings) -> None:
             async with asyncio.timeout(TIMEOUT_S):
                 for started in first_tokens:
                     await started.wait()
+                await _until_seen(cluster.http_url)
             await _long_prompt(cluster, client, model)
         finally:
             for story in background:
@@ -134,6 +137,17 @@ async def _story(client: "AsyncOpenAI", model: str, started: asyncio.Event) -> N
             started.set()
     finally:
         started.set()
+
+
+async def _until_seen(url: str) -> None:
+    """Wait until the workers' statuses show the stories: what the router does not know it cannot spare."""
+    with contextlib.closing(GatewayClient(url)) as gateway:
+        while True:
+            answer = await asyncio.to_thread(gateway.get, "/baton/v1/cluster")
+            workers = msgspec.json.decode(answer, type=Cluster).workers
+            if sum(worker.load.running_count for worker in workers) >= BACKGROUND_STREAMS:
+                return
+            await asyncio.sleep(POLL_S)
 
 
 async def _long_prompt(cluster: LocalCluster, client: "AsyncOpenAI", model: str) -> None:

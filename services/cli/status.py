@@ -13,7 +13,9 @@ class _Limits(msgspec.Struct):
     block_size_tokens: int
 
 
-class _Load(msgspec.Struct):
+class Load(msgspec.Struct):
+    """What it is busy with."""
+
     running_count: int
     waiting_count: int
     waiting_prefill_tokens: int
@@ -21,7 +23,9 @@ class _Load(msgspec.Struct):
     leased_blocks: int
 
 
-class _Worker(msgspec.Struct):
+class Worker(msgspec.Struct):
+    """One worker."""
+
     worker_id: str
     model: str
     phases: list[str]
@@ -29,11 +33,13 @@ class _Worker(msgspec.Struct):
     address: str
     engine_kind: str
     limits: _Limits
-    load: _Load
+    load: Load
 
 
-class _Cluster(msgspec.Struct):
-    workers: list[_Worker]
+class Cluster(msgspec.Struct):
+    """What `/baton/v1/cluster` answers, as far as the command needs it."""
+
+    workers: list[Worker]
     queue_waiting_count: int
     active_count: int
     bus_connected: bool
@@ -61,7 +67,7 @@ def _run(options: argparse.Namespace) -> int:
         gateway.close()
     if write_json(options.json, msgspec.Raw(text)):
         return 0
-    cluster = msgspec.json.decode(text, type=_Cluster)
+    cluster = msgspec.json.decode(text, type=Cluster)
     columns = ("worker", "phases", "state", "running", "waiting", "prompt tok", "KV used", "leased")
     for line in table(columns, [_row(w) for w in cluster.workers]):
         print(line)
@@ -75,7 +81,7 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _row(worker: _Worker) -> tuple[str, ...]:
+def _row(worker: Worker) -> tuple[str, ...]:
     load = worker.load
     return (
         worker.worker_id,
