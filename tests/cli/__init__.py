@@ -1,0 +1,1 @@
+"""The `baton` command itself, run as a process of its own."""

@@ -1,0 +1,1 @@
+"""Whole clusters of processes, asked from outside: real vLLM, NIXL, NATS and gRPC."""
