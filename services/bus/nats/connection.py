@@ -8,7 +8,8 @@ reconnect those who watch are told. Not here: streams and subjects.
 import asyncio
 import logging
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import nats.errors
@@ -49,6 +50,22 @@ AWAY = (
 """What the client raises when the server does not answer or cannot serve."""
 
 
+@contextmanager
+def kept_cancellation() -> Iterator[None]:
+    """Raise a cancellation that came while the client was asked, even if the client lost it.
+
+    The client waits with `asyncio.wait_for`, which in Python 3.11 loses a cancellation that comes in the
+    same moment as the answer, whether that is a value or an error.
+    """
+    caller = asyncio.current_task()
+    cancels = 0 if caller is None else caller.cancelling()
+    try:
+        yield
+    finally:
+        if caller is not None and caller.cancelling() > cancels:
+            raise asyncio.CancelledError
+
+
 class Connection:
     """A connected client; `open_connection` makes it."""
 
@@ -85,11 +102,10 @@ class Connection:
             nats.js.errors.APIError: the server refused, in a way that the caller must judge.
         """
         self.check()
-        caller = asyncio.current_task()
-        cancels = 0 if caller is None else caller.cancelling()
         try:
-            async with asyncio.timeout(self.settings.request_timeout_s):
-                answer = await request(self.jetstream)
+            with kept_cancellation():
+                async with asyncio.timeout(self.settings.request_timeout_s):
+                    return await request(self.jetstream)
         except nats.js.errors.ServiceUnavailableError as error:
             if error.err_code is not None:
                 raise
@@ -98,11 +114,6 @@ class Connection:
             raise
         except AWAY as error:
             raise BusUnavailable(message=f"NATS did not confirm: {error!r}") from error
-        if caller is not None and caller.cancelling() > cancels:
-            # The client waits with `asyncio.wait_for`, which in Python 3.11 loses a cancellation that
-            # comes in the same moment as the answer.
-            raise asyncio.CancelledError
-        return answer
 
     async def settle(self) -> None:
         """Wait until the server has handled everything sent so far, as far as it can be reached.
@@ -111,8 +122,11 @@ class Connection:
         (nats-py 2.16). A request that nobody answers does not, and comes back at once.
         """
         try:
-            async with asyncio.timeout(self.settings.request_timeout_s):
-                await self.client.request(self.client.new_inbox(), timeout=self.settings.request_timeout_s)
+            with kept_cancellation():
+                async with asyncio.timeout(self.settings.request_timeout_s):
+                    await self.client.request(
+                        self.client.new_inbox(), timeout=self.settings.request_timeout_s
+                    )
         except AWAY as error:
             log.debug("settled by %r", error)
 
