@@ -26,7 +26,18 @@ LOG = ROOT / ".cache" / "setup.log"
 LOCK_TARGET = re.compile(r"^# target: (?P<target>.+)$", re.MULTILINE)
 LOCK_ENTRY = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)==", re.MULTILINE)
 PROGRESS_EVERY = 25
-WARM_UP_MODULES = ("vllm.v1.engine.async_llm", "vllm.v1.engine.core", "nixl._api", "openai", "transformers")
+WARM_UP_MODULES = (
+    "vllm.v1.engine.async_llm",
+    "vllm.v1.engine.core",
+    "vllm.v1.worker.cpu_worker",
+    "vllm.v1.worker.cpu_model_runner",
+    "vllm.model_executor.models.llama",
+    "vllm.distributed.kv_transfer.kv_connector.v1.nixl.connector",
+    "nixl._api",
+    "nats",
+    "openai",
+    "transformers",
+)
 WARM_UP_LIMIT_S = 300
 
 
@@ -145,6 +156,7 @@ def warm_up() -> None:
         SetupFailed: an import failed or took longer than `WARM_UP_LIMIT_S`.
     """
     say("loading the engine once")
+    writing = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     try:
         done = subprocess.run(
             [str(VENV_PYTHON), "-c", f"import {', '.join(WARM_UP_MODULES)}"],
@@ -152,6 +164,7 @@ def warm_up() -> None:
             capture_output=True,
             text=True,
             cwd=ROOT,
+            env=writing,
             timeout=WARM_UP_LIMIT_S,
             check=False,
         )
