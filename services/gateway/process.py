@@ -96,4 +96,4 @@ async def _drain(edge: EdgeServer, conductor: Conductor, stop: StopSignal, timeo
     forced.cancel()
     if not draining.done():
         draining.cancel()
-        await asyncio.wait({draining})
+        await asyncio.gather(draining, return_exceptions=True)

@@ -120,6 +120,6 @@ async def _drain(workers: list[Worker], stop: StopSignal, timeout_s: float) -> N
     if not draining.done():
         log.warning("second signal: stopping with work unfinished")
         draining.cancel()
-        await asyncio.wait({draining})
+        await asyncio.gather(draining, return_exceptions=True)
     elif not all(draining.result()):
         log.warning("drain took longer than %.0f s: stopping with work unfinished", timeout_s)

@@ -33,9 +33,9 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     status_period_s: float = 0.25
     """Time between statuses; seconds. Short, since routing lives on it: a status is one small message."""
 
-    status_ttl_s: float = 3.0
-    """After this long without a status the worker is out of the fleet; seconds. Twelve periods: a stall
-    of the process that serves requests is no death."""
+    status_ttl_s: float = 10.0
+    """After this long without a status the worker is out of the fleet; seconds. Long, because a stall of a
+    busy machine is no death, and gateways notice a real one at once by their broken links."""
 
     warm_up_tokens: int = 1024
     """Prompt computed before the worker joins, so that no client pays for what an engine does once; tokens.
