@@ -138,7 +138,7 @@ class Journey:
             Rejected: nobody came back within `recovery_patience_s`.
         """
         reach = self._reach
-        until_s = reach.clock.now_s() + reach.settings.recovery_patience_s
+        until_s = min(reach.clock.now_s() + reach.settings.recovery_patience_s, self._life.deadline_at_s)
         while True:
             try:
                 return await self._place(preference)
