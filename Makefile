@@ -42,6 +42,10 @@ fmt: setup ## format the code and mend what ruff can mend
 proto: setup ## regenerate services/wire/generated from proto/
 	@cd "$(ROOT)" && "$(BIN)/python" -m services.wire.generate
 
+.PHONY: docs
+docs: setup ## write the generated pages of docs/ again: settings, metrics
+	@cd "$(ROOT)" && "$(BIN)/python" -m services.cli.pages
+
 .PHONY: bench
 bench: setup ## run the benchmarks; their ratios depend on the machine, so no test does
 	@cd "$(ROOT)" && shopt -s nullglob && for bench in tests/bench/bench_*.py; do \
