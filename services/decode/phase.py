@@ -18,7 +18,6 @@ from services.domain.link import Accepted, StartDecode
 from services.domain.stream import Delta, FinishReason, StepFrame
 from services.engine.port import DecodeJob, Engine, EngineInfo
 from services.link.port import GatewayLink
-from services.runtime.clock import Clock
 from services.runtime.metrics import Meters
 
 TICKETS_REMEMBERED_MAX = 65_536
@@ -39,10 +38,9 @@ class _Sequence:
 class DecodePhase:
     """All sequences that decode on this worker."""
 
-    def __init__(self, engine: Engine, info: EngineInfo, *, clock: Clock, meters: Meters) -> None:
+    def __init__(self, engine: Engine, info: EngineInfo, *, meters: Meters) -> None:
         self._engine = engine
         self._info = info
-        self._clock = clock
         self._meters = meters
         self._sequences: dict[RequestId, _Sequence] = {}
         self._used: OrderedDict[TicketId, None] = OrderedDict()

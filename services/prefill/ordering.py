@@ -5,8 +5,8 @@ Goes out: a task to claim, or how long to wait, with the reason.
 Order: deadline-aware shortest remaining prefill. A task whose first token would be late unless it
 starts now goes first, then by predicted prefill seconds of its uncached tail. A task that has waited
 for a multiple of its own prefill time moves up, so that a long prompt is not starved by short ones:
-the key is `prefill_s / (prefill_s + waited_s)`, the inverse of the classic response ratio (Hansen 1971,
-highest response ratio next), weighed with the length itself.
+the key is `prefill_s` divided by the response ratio `(prefill_s + waited_s) / prefill_s` (Hansen 1971,
+highest response ratio next), so that length and waiting both count.
 Not here: the claim (`services.prefill.phase`).
 """
 
@@ -112,8 +112,7 @@ def order(tasks: Sequence[QueuedTask], claimant: Claimant) -> Take | Leave:
 
 def _urgency(queued: QueuedTask, prefill_s: float) -> tuple[float, ...]:
     slack_s = queued.record.ttft_target_s - queued.waited_s - prefill_s
-    lost = slack_s < 0
-    near = not lost and slack_s < prefill_s
+    near = 0 <= slack_s < prefill_s  # one that is late already cannot be saved by going first
     aged_s = prefill_s * prefill_s / (prefill_s + queued.waited_s)
     tie = _hash(queued.record.task_id)
     return (queued.record.priority, 0.0 if near else 1.0, aged_s, tie)

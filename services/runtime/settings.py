@@ -62,7 +62,7 @@ def read_yaml(path: Path) -> dict[str, object]:
 
 
 def dump_json(settings: msgspec.Struct) -> bytes:
-    """Encode settings so that another process can `load_json` them."""
+    """Encode settings so that another process can read them: JSON is YAML, so `read_yaml` does."""
     return msgspec.json.encode(settings)
 
 
@@ -71,16 +71,3 @@ def dump_yaml(settings: msgspec.Struct) -> str:
     return yaml.safe_dump(
         msgspec.to_builtins(settings), sort_keys=False, allow_unicode=True, default_flow_style=False
     )
-
-
-def load_json(kind: type[S], text: bytes, *, source: str) -> S:
-    """Read settings written by `dump_json`.
-
-    Raises:
-        ConfigurationInvalid: as `parse`.
-    """
-    try:
-        values = msgspec.json.decode(text, type=dict[str, object])
-    except msgspec.DecodeError as error:
-        raise ConfigurationInvalid(key="?", message=f"{source}: {error}") from None
-    return parse(kind, values, source=source)

@@ -82,7 +82,7 @@ class Worker:
         self._info = await self._engine.start(self._stepped, self._cache_changed)
         self.epoch = self._info.epoch
         self._holdings.belong_to(self.epoch)
-        self._decode = DecodePhase(self._engine, self._info, clock=self._clock, meters=self._meters)
+        self._decode = DecodePhase(self._engine, self._info, meters=self._meters)
         self._prefill = self._make_prefill(self._info)
         await self._warm_up()
         self._nursery.start(self._publish_kv(), "kv")

@@ -15,7 +15,7 @@ from services.engine.port import EngineStep, Prefilled, PrefillJob
 from services.engine.simulated.engine import SimulatedEngine
 from services.engine.simulated.fabric import Fabric
 from services.engine.simulated.settings import SimulatedSettings
-from services.runtime.clock import LoopClock, run_virtual
+from services.runtime.clock import run_virtual
 from services.runtime.metrics import Meters
 
 
@@ -54,7 +54,7 @@ class Desk:
         self.decode = SimulatedEngine(SimulatedSettings(), worker_id=WorkerId("d"), fabric=self.fabric)
         await self.prefill.start(self._keep, lambda _: None)
         info = await self.decode.start(self._pass_on, lambda _: None)
-        self.phase = DecodePhase(self.decode, info, clock=LoopClock(), meters=Meters())
+        self.phase = DecodePhase(self.decode, info, meters=Meters())
 
     async def close(self) -> None:
         """Stop both engines."""

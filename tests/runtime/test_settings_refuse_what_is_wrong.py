@@ -6,7 +6,7 @@ import pytest
 
 from services.cluster.settings import ClusterSettings
 from services.domain.errors import ConfigurationInvalid
-from services.runtime.settings import dump_json, load_json, parse, read_yaml
+from services.runtime.settings import dump_json, parse, read_yaml
 
 
 @pytest.mark.parametrize(
@@ -31,10 +31,12 @@ def test_the_key_at_fault_is_named(values: dict[str, object], key: str) -> None:
     assert key in str(refused.value)
 
 
-def test_settings_survive_the_way_to_another_process() -> None:
+def test_settings_survive_the_way_to_another_process(tmp_path: Path) -> None:
     """What is written as JSON for a child process is read back equal."""
     settings = parse(ClusterSettings, {"pools": {"prefill": 3}, "engine": "simulated"}, source="test")
-    assert load_json(ClusterSettings, dump_json(settings), source="test") == settings
+    file = tmp_path / "settings.json"
+    file.write_bytes(dump_json(settings))
+    assert parse(ClusterSettings, read_yaml(file), source="test") == settings
 
 
 def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
