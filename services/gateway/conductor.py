@@ -81,6 +81,7 @@ class Conductor:
             meters: of this process.
             placer: who decides; None asks `router` itself.
         """
+        self.gateway_id = gateway_id
         self._settings = settings
         self._router = router
         self._bus = bus

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from services.domain.errors import ConfigurationInvalid, InternalFault, WorkerLost
 from services.domain.ids import GatewayId, WorkerId
+from services.domain.link import ToGateway, ToWorker
 from services.link.memory_ends import MemoryLine, MemoryWorkerLink
 from services.link.port import WorkerEndpoint
 
@@ -20,12 +21,20 @@ SILENCE_S_MAX = 10.0
 """How long the ends of a parted link believe in each other, as keepalive does by default."""
 
 
+def _unwatched(_gateway_id: GatewayId, _worker_id: WorkerId, _message: ToGateway | ToWorker) -> None:
+    """Nobody watches the messages."""
+
+
 def _no_delay(_gateway_id: GatewayId, _worker_id: WorkerId) -> float:
     return 0.0
 
 
 class MemoryNetwork:
-    """What joins gateways and workers; a simulator breaks it on purpose."""
+    """What joins gateways and workers; a simulator breaks it on purpose.
+
+    Attributes:
+        witness: told of every message that arrives at either end.
+    """
 
     def __init__(
         self,
@@ -39,6 +48,7 @@ class MemoryNetwork:
             delay_s: one-way delay, s; asked for each message, so that a simulator may draw it.
             silence_s_max: how long a partition lasts before both ends take each other for dead, s.
         """
+        self.witness: Callable[[GatewayId, WorkerId, ToGateway | ToWorker], None] = _unwatched
         self._delay_s = delay_s
         self._silence_s_max = silence_s_max
         self._servers: dict[str, MemoryLinkServer] = {}
@@ -214,7 +224,7 @@ class MemoryLinkServer:
         if older is not None:
             older.worker_end.end()
         delay_s = self._network.delay_between(gateway_id, endpoint.worker_id)
-        line = MemoryLine(gateway_id, endpoint, delay_s, self._forget)
+        line = MemoryLine(gateway_id, endpoint, delay_s, self._network.witness, self._forget)
         self.lines[gateway_id] = line
         endpoint.opened(line.worker_end)
         return line

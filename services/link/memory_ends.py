@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 
 from services.domain.blocks import KvSnapshot
 from services.domain.errors import WorkerLost
-from services.domain.ids import GatewayId
+from services.domain.ids import GatewayId, WorkerId
 from services.domain.link import ToGateway, ToWorker
 from services.link.conduit import Conduit
 from services.link.port import OUTBOX_MESSAGES_MAX, SNAPSHOT_TIMEOUT_S, WorkerEndpoint
@@ -81,6 +81,7 @@ class MemoryWorkerLink:
     def take(self, message: ToGateway) -> None:
         """A message arrived."""
         if not self._closed:
+            self._line.witness(self._line.gateway_id, self.worker_id, message)
             self._unread.append(message)
             self._changed.set()
 
@@ -140,6 +141,7 @@ class MemoryGatewayLink:
         """A message arrived. An endpoint that fails on it loses the link, as over the network."""
         if self._closed:
             return
+        self._line.witness(self.gateway_id, self._endpoint.worker_id, message)
         try:
             self._endpoint.received(self, message)
         except BaseException:
@@ -172,9 +174,11 @@ class MemoryLine:
         gateway_id: GatewayId,
         endpoint: WorkerEndpoint,
         delay_s: Callable[[], float],
+        witness: Callable[[GatewayId, WorkerId, ToGateway | ToWorker], None],
         forget: Callable[["MemoryLine"], None],
     ) -> None:
         self.gateway_id = gateway_id
+        self.witness = witness
         self.to_worker = Conduit(delay_s)
         self.to_gateway = Conduit(delay_s)
         self.gateway_end = MemoryWorkerLink(self, endpoint)

@@ -35,8 +35,43 @@ class LoopClock:
         return loop.time() if isinstance(loop, VirtualTimeLoop) else time.monotonic()
 
 
+TURNS_MAX = 1_000_000
+"""Turns of a virtual loop without a step of time before it counts as a deadlock."""
+
+_TURNS_BETWEEN_LOOKS = 64
+"""Signals and calls of other threads are looked for once in so many turns: a look is a system call."""
+
+
+class SkewedClock:
+    """A clock that runs fast or slow and may jump forward, as that of a host whose crystal is off or that
+    was suspended; only for simulations."""
+
+    def __init__(self, *, offset_s: float = 0.0) -> None:
+        """Make a clock that runs with the loop, `offset_s` ahead of it."""
+        self._ahead_s = offset_s
+        self._rate = 1.0
+        self._since_s = 0.0
+
+    def now_s(self) -> float:
+        """Seconds by this clock; must be called from within a loop."""
+        loop_s = asyncio.get_running_loop().time()
+        return loop_s + self._ahead_s + (self._rate - 1.0) * (loop_s - self._since_s)
+
+    def skew(self, *, rate: float, jump_s: float = 0.0) -> None:
+        """Run at `rate` seconds a second from now on, after a jump forward.
+
+        Raises:
+            ValueError: time would stand still or go back.
+        """
+        if rate <= 0 or jump_s < 0:
+            raise ValueError("time never goes back")
+        loop_s = asyncio.get_running_loop().time()
+        self._ahead_s = self.now_s() - loop_s + jump_s
+        self._rate, self._since_s = rate, loop_s
+
+
 class DeadlockError(RuntimeError):
-    """Everything waits and nothing is scheduled: real time would stand still for ever."""
+    """Everything waits for ever, or work goes round and round while time stands still."""
 
 
 class _InstantSelector(selectors.SelectSelector):
@@ -45,15 +80,22 @@ class _InstantSelector(selectors.SelectSelector):
     def __init__(self) -> None:
         super().__init__()
         self.now_s = 0.0
+        self._turns = 0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        ready = super().select(0)
-        if ready or timeout == 0:
-            return ready
         if timeout is None:
-            raise DeadlockError("every task waits and no timer is set")
-        self.now_s += max(timeout, 0.0)
-        return []
+            ready = super().select(0)
+            if not ready:
+                raise DeadlockError("every task waits and no timer is set")
+            return ready
+        if timeout > 0:
+            self._turns = 0
+            self.now_s += timeout
+            return []
+        self._turns += 1
+        if self._turns > TURNS_MAX:
+            raise DeadlockError(f"time stands still at {self.now_s:.6f} s while work goes round")
+        return super().select(0) if self._turns % _TURNS_BETWEEN_LOOKS == 0 else []
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):

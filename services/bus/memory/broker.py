@@ -41,7 +41,13 @@ class Delivery:
     copies: int = 1
     """0 loses it, 2 repeats it."""
     delay_s: float = 0.0
-    """Later messages of the same kind to the same client wait behind it."""
+    """Later messages of the same kind to the same client wait behind it, unless they may overtake it."""
+    in_order: bool = True
+    """False lets messages sent later arrive before it."""
+
+
+def _unwatched(_change: str, _record: TaskRecord, _claim: Claim | None) -> None:
+    """Nobody watches the queue."""
 
 
 def deliver_plainly(client: str, batch: KvEventBatch) -> Delivery:
@@ -96,6 +102,7 @@ class MemoryBroker:
         latency_s: time of each request and of each delivery on its way.
         request_timeout_s: time until a request whose reply was lost counts as failed.
         kv_fault: decides, per client's name and batch, how a KV event batch is delivered.
+        witness: told of every change of the queue ("written", "removed"), with the claim then held.
     """
 
     def __init__(self, limits: BusLimits | None = None) -> None:
@@ -103,6 +110,7 @@ class MemoryBroker:
         self.latency_s = 0.0
         self.request_timeout_s = 2.0
         self.kv_fault: Callable[[str, KvEventBatch], Delivery] = deliver_plainly
+        self.witness: Callable[[str, TaskRecord, Claim | None], None] = _unwatched
         self._connections: dict[str, Connection] = {}
         self._tasks: dict[TaskId, StoredTask] = {}
         self._expiries: list[tuple[float, TaskId]] = []
@@ -242,10 +250,12 @@ class MemoryBroker:
         self._tasks[stored.task.record.task_id] = stored
         record, revision = stored.record(), stored.revision
         claim, attempts = stored.claim, stored.attempts
+        self.witness("written", record, claim)
         self._to_views(lambda view: view.put(record, claim=claim, attempts=attempts, revision=revision))
 
     def _remove(self, task_id: TaskId) -> None:
-        del self._tasks[task_id]
+        stored = self._tasks.pop(task_id)
+        self.witness("removed", stored.task.record, stored.claim)
         self._to_views(lambda view: view.remove(task_id))
 
     def _forget_expired(self) -> None:
@@ -293,11 +303,17 @@ class MemoryBroker:
             if not connection.kv_inboxes:
                 continue
             delivery = self.kv_fault(connection.name, batch)
+            arrive = partial(_tell, connection.kv_inboxes, lambda inbox: inbox.put(batch))
             for _ in range(delivery.copies):
-                connection.events.send(
-                    self.latency_s + delivery.delay_s,
-                    partial(_tell, connection.kv_inboxes, lambda inbox: inbox.put(batch)),
-                )
+                delay_s = self.latency_s + delivery.delay_s
+                if delivery.in_order:
+                    connection.events.send(delay_s, arrive)
+                else:
+                    asyncio.get_running_loop().call_later(delay_s, self._arrive_late, connection, arrive)
+
+    def _arrive_late(self, connection: Connection, arrive: Callable[[], None]) -> None:
+        if not connection.partitioned:
+            arrive()
 
     def _to_feeds(self, tell: Callable[[FleetFeed], None]) -> None:
         for connection in self._reachable():

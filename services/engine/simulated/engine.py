@@ -90,6 +90,7 @@ class SimulatedEngine:
         self._arrivals = 0
         self._tickets = 0
         self._step_prompt_tokens = 0
+        self._slowness = 1.0
         self._outbox = Outbox(self._pool, _unheard, _unheard)
 
     # ------------------------------------------------------------------ the port
@@ -208,6 +209,10 @@ class SimulatedEngine:
         self._outbox.shut = False
         self._outbox.flush_soon()
 
+    def slow_down(self, factor: float) -> None:
+        """Let every step from the next on take `factor` times the model's time; 1 is as predicted."""
+        self._slowness = factor
+
     def drop_cache(self) -> bool:
         """Forget all cached blocks; False, and no change, while any is in use."""
         dropped = self._pool.clear()
@@ -231,7 +236,8 @@ class SimulatedEngine:
                 await self._work.wait()
                 clock_s = self._now_s()
                 continue
-            clock_s = max(clock_s, self._now_s() - _CATCH_UP_S) + plan.duration_s(self._performance)
+            step_s = plan.duration_s(self._performance) * self._slowness
+            clock_s = max(clock_s, self._now_s() - _CATCH_UP_S) + step_s
             await asyncio.sleep(max(0.0, clock_s - self._now_s()))
             if not self._thawed.is_set():
                 await self._thawed.wait()
