@@ -5,7 +5,7 @@
     │   ├── InvalidRequest, ContextTooLong, BodyTooLarge, UnknownModel, Unsupported
     │   ├── RateLimited, Saturated, DeadlineUnmeetable, NotReady
     ├── Aborted             work began and was given up
-    │   ├── ClientGone, DeadlineExceeded, WorkerLost, KvLost, EngineFailed
+    │   ├── ClientGone, DeadlineExceeded, WorkerLost, KvLost, KvCorrupt, EngineFailed
     └── Fault               ours
         ├── TicketInvalid, BusUnavailable, ConfigurationInvalid, InternalFault
 
@@ -107,6 +107,9 @@ class Saturated(Rejected):
     code: ClassVar[str] = "saturated"
     retryable: ClassVar[bool] = True
     retry_after_s: float
+    room_in_s: float | None = None
+    """When room is expected for this very request, so that waiting for it here may be worth while; None
+    when more work is ahead than the limits allow, and only a later try makes sense."""
     __hash__ = ServingError.__hash__
 
 
@@ -118,6 +121,9 @@ class DeadlineUnmeetable(Rejected):
     retryable: ClassVar[bool] = True
     predicted_s: float
     deadline_s: float
+    retry_after_s: float | None = None
+    """After which the work now ahead is predicted to be done; None when even an idle cluster would be too
+    slow, so that only a longer deadline helps."""
     __hash__ = ServingError.__hash__
 
 
@@ -173,6 +179,16 @@ class KvLost(Aborted):
     code: ClassVar[str] = "kv_lost"
     worker_id: str
     """Worker that held the blocks."""
+    __hash__ = ServingError.__hash__
+
+
+@dataclass(kw_only=True)
+class KvCorrupt(Aborted):
+    """The KV blocks of a handoff arrived changed; no token was computed from them."""
+
+    code: ClassVar[str] = "kv_corrupt"
+    worker_id: str
+    """Worker that had computed the blocks."""
     __hash__ = ServingError.__hash__
 
 
@@ -243,6 +259,7 @@ LEAVES: tuple[type[ServingError], ...] = (
     DeadlineExceeded,
     WorkerLost,
     KvLost,
+    KvCorrupt,
     EngineFailed,
     TicketInvalid,
     BusUnavailable,

@@ -39,7 +39,11 @@ class PlacementQuery:
         prompt_tokens: length of the prompt, >= 1.
         block_hashes: hash of every full block of the prompt, in order; may be empty.
         output_tokens_max: most tokens to generate, >= 1.
-        priority: smaller is more urgent.
+        output_tokens_expected: as many as such requests of the model write on average, in
+            [1, output_tokens_max]; None while nobody knows.
+        priority: smaller is more urgent; above 0 is batch work, which interactive work goes before.
+        deadline_s: time left; None waits without limit.
+        begun: whether work on it has begun before, so that it must not be refused for being late.
         preference: restricts the paths where that is possible.
         avoid_worker_ids: workers that must not be chosen, because they failed this request before.
     """
@@ -49,7 +53,10 @@ class PlacementQuery:
     prompt_tokens: int
     block_hashes: tuple[BlockHash, ...]
     output_tokens_max: int
+    output_tokens_expected: int | None = None
     priority: int = 0
+    deadline_s: float | None = None
+    begun: bool = False
     preference: PathPreference = PathPreference.AUTO
     avoid_worker_ids: tuple[WorkerId, ...] = ()
 
@@ -63,6 +70,8 @@ class DecodeQuery:
         scope: its model is what workers must serve.
         context_tokens: tokens whose KV is handed over, and tokens generated so far.
         output_tokens_max: most tokens still to generate, >= 1.
+        output_tokens_expected: as many as are expected to follow, in [1, output_tokens_max]; None while
+            nobody knows.
         compatibility: engine layout that the ticket's KV has.
         avoid_worker_ids: workers that must not be chosen, because they failed this request before.
     """
@@ -72,6 +81,7 @@ class DecodeQuery:
     context_tokens: int
     output_tokens_max: int
     compatibility: str
+    output_tokens_expected: int | None = None
     avoid_worker_ids: tuple[WorkerId, ...] = ()
 
 
@@ -89,6 +99,7 @@ class Candidate:
         transfer_s: moving the KV to a decode worker; 0 for LOCAL.
         ttft_s: sum of the three and of the decode steps that stand before the first token: those that
             share the prefill's steps, and for REMOTE the first step of the request itself.
+        tpot_s: step of the decode worker with this request in it: time per token after the first.
         harm_s: seconds that requests already running would lose beyond their TPOT target, summed.
         cost_s: what is compared: ttft_s + harm_s.
         excluded: why it cannot be chosen; None when it can.
@@ -102,6 +113,7 @@ class Candidate:
     prefill_s: float = 0.0
     transfer_s: float = 0.0
     ttft_s: float = 0.0
+    tpot_s: float = 0.0
     harm_s: float = 0.0
     cost_s: float = 0.0
     excluded: str | None = None
@@ -118,6 +130,9 @@ class Placement:
             a hint and no tie.
         overlap_blocks: leading blocks that worker holds.
         predicted_ttft_s: of the chosen candidate.
+        predicted_tpot_s: of the chosen candidate.
+        predicted_s: until the last token, if the output is as long as expected; until the first one
+            while nothing is known of its length.
         reason: one sentence for a person.
         candidates: best first, excluded ones last; of a large fleet only the best, as many as the
             router's settings keep.
@@ -128,6 +143,8 @@ class Placement:
     worker_id: WorkerId
     overlap_blocks: int
     predicted_ttft_s: float
+    predicted_tpot_s: float
+    predicted_s: float
     reason: str
     candidates: tuple[Candidate, ...]
 

@@ -56,6 +56,7 @@ class TaskRecord:
         marks: prefix marks of the prompt, shallow first; block size is the model's.
         deadline_s: time left when the record was written; None waits without limit.
         ttft_target_s: time left, when the record was written, until the first token is late.
+        decode_s: predicted time from the first token to the last; 0 while nothing is known of it.
         preferred_worker_id: who held most of the prefix when the task was placed; a hint, no tie.
         preferred_overlap_blocks: leading blocks that worker held.
     """
@@ -68,6 +69,7 @@ class TaskRecord:
     marks: tuple[PrefixMark, ...]
     deadline_s: float | None
     ttft_target_s: float
+    decode_s: float = 0.0
     preferred_worker_id: WorkerId | None = None
     preferred_overlap_blocks: int = 0
 

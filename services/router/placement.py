@@ -72,6 +72,8 @@ def place(
         worker_id=chosen.worker_id,
         overlap_blocks=chosen.overlap_blocks,
         predicted_ttft_s=chosen.ttft_s,
+        predicted_tpot_s=0.0,
+        predicted_s=chosen.ttft_s,
         reason=_reason(query, chosen, options, wanted),
         candidates=_record(chosen, options, wanted, settings),
     )

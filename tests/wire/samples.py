@@ -98,6 +98,7 @@ RECORD = TaskRecord(
     ),
     deadline_s=4.5,
     ttft_target_s=0.5,
+    decode_s=1.5,
     preferred_worker_id=W,
     preferred_overlap_blocks=5,
 )
@@ -154,7 +155,10 @@ PLACEMENT_QUERY = PlacementQuery(
     prompt_tokens=1,
     block_hashes=(BlockHash(2),),
     output_tokens_max=3,
+    output_tokens_expected=2,
     priority=4,
+    deadline_s=1.5,
+    begun=True,
     preference=PathPreference.REMOTE,
     avoid_worker_ids=(W,),
 )
@@ -172,6 +176,8 @@ PLACEMENT = Placement(
     worker_id=W,
     overlap_blocks=1,
     predicted_ttft_s=0.5,
+    predicted_tpot_s=0.25,
+    predicted_s=2.5,
     reason="why",
     candidates=(
         Candidate(
@@ -183,6 +189,7 @@ PLACEMENT = Placement(
             prefill_s=1.5,
             transfer_s=2.5,
             ttft_s=3.5,
+            tpot_s=0.125,
             harm_s=4.5,
             cost_s=5.5,
             excluded="no",

@@ -19,6 +19,7 @@ from services.domain.blocks import (
 from services.domain.errors import LEAVES, ServingError
 from services.domain.handoff import Handoff, Ticket
 from services.domain.ids import RequestId
+from services.domain.integrity import CHECKS_MAX, BlockCheck
 from services.domain.link import (
     Accepted,
     Cancel,
@@ -92,6 +93,7 @@ _ATTRIBUTES: dict[object, st.SearchStrategy[object]] = {
     str: TEXTS,
     int: st.integers(0, 2**40),
     float: NUMBERS,
+    float | None: st.none() | NUMBERS,
     str | None: st.none() | TEXTS,
 }
 
@@ -137,6 +139,7 @@ RECORDS = st.builds(
     marks=st.lists(MARKS, max_size=3).map(tuple),
     deadline_s=st.none() | NUMBERS,
     ttft_target_s=NUMBERS,
+    decode_s=NUMBERS,
     preferred_worker_id=st.none() | IDS,
     preferred_overlap_blocks=COUNTS,
 )
@@ -155,6 +158,10 @@ TICKETS = st.builds(
     lease_s=NUMBERS,
     compatibility=TEXTS,
     connector=TEXTS,
+    checks=st.lists(
+        st.builds(BlockCheck, block_index=COUNTS, digests=st.lists(LARGE_COUNTS, max_size=2).map(tuple)),
+        max_size=CHECKS_MAX,
+    ).map(tuple),
 )
 HANDOFFS = st.builds(
     Handoff,
@@ -259,7 +266,10 @@ PLACEMENT_QUERIES = st.builds(
     prompt_tokens=POSITIVE_COUNTS,
     block_hashes=HASH_RUNS,
     output_tokens_max=POSITIVE_COUNTS,
+    output_tokens_expected=st.none() | POSITIVE_COUNTS,
     priority=PRIORITIES,
+    deadline_s=st.none() | NUMBERS,
+    begun=st.booleans(),
     avoid_worker_ids=st.lists(IDS, max_size=2).map(tuple),
 )
 DECODE_QUERIES = st.builds(
@@ -268,10 +278,11 @@ DECODE_QUERIES = st.builds(
     scope=SCOPES,
     context_tokens=COUNTS,
     output_tokens_max=POSITIVE_COUNTS,
+    output_tokens_expected=st.none() | POSITIVE_COUNTS,
     compatibility=TEXTS,
     avoid_worker_ids=st.lists(IDS, max_size=2).map(tuple),
 )
-_COSTS = dict.fromkeys(("wait_s", "prefill_s", "transfer_s", "ttft_s", "harm_s", "cost_s"), NUMBERS)
+_COSTS = dict.fromkeys(("wait_s", "prefill_s", "transfer_s", "ttft_s", "tpot_s", "harm_s", "cost_s"), NUMBERS)
 CANDIDATES = st.builds(
     Candidate,
     worker_id=IDS,
@@ -286,6 +297,8 @@ PLACEMENTS = st.builds(
     worker_id=IDS,
     overlap_blocks=COUNTS,
     predicted_ttft_s=NUMBERS,
+    predicted_tpot_s=NUMBERS,
+    predicted_s=NUMBERS,
     reason=TEXTS,
     candidates=st.lists(CANDIDATES, max_size=3).map(tuple),
 )

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from services.domain.blocks import BlockHash
 from services.domain.handoff import Handoff, Ticket
 from services.domain.ids import EngineEpoch, GatewayId, RequestId, TaskId, TicketId, WorkerId
+from services.domain.integrity import CHECKS_MAX, BlockCheck
 from services.domain.task import Claim, PrefixMark, TaskRecord
 from services.wire.codec.fields import fault, identity, number, parse, positive, present, writing
 from services.wire.codec.stream import delta_from_proto, delta_to_proto
@@ -36,6 +37,7 @@ def record_to_proto(record: TaskRecord) -> pb.TaskRecord:
         mark_hashes=[mark.block_hash for mark in record.marks],
         deadline_s=record.deadline_s,
         ttft_target_s=record.ttft_target_s,
+        decode_s=record.decode_s,
         preferred_worker_id=record.preferred_worker_id,
         preferred_overlap_blocks=record.preferred_overlap_blocks,
     )
@@ -58,6 +60,7 @@ def record_from_proto(message: pb.TaskRecord) -> TaskRecord:
         marks=_marks_from_proto(message),
         deadline_s=None if deadline_s is None else number("TaskRecord.deadline_s", deadline_s),
         ttft_target_s=number("TaskRecord.ttft_target_s", message.ttft_target_s),
+        decode_s=number("TaskRecord.decode_s", message.decode_s),
         preferred_worker_id=None if preferred is None else WorkerId(preferred),
         preferred_overlap_blocks=message.preferred_overlap_blocks,
     )
@@ -112,6 +115,7 @@ def ticket_to_proto(ticket: Ticket) -> pb.Ticket:
         lease_s=ticket.lease_s,
         compatibility=ticket.compatibility,
         connector=ticket.connector,
+        checks=[pb.BlockCheck(block_index=c.block_index, digests=c.digests) for c in ticket.checks],
     )
 
 
@@ -134,7 +138,14 @@ def ticket_from_proto(message: pb.Ticket) -> Ticket:
         lease_s=number("Ticket.lease_s", message.lease_s),
         compatibility=message.compatibility,
         connector=message.connector,
+        checks=_checks_from_proto(message),
     )
+
+
+def _checks_from_proto(message: pb.Ticket) -> tuple[BlockCheck, ...]:
+    if len(message.checks) > CHECKS_MAX:
+        raise fault("Ticket.checks", f"has {len(message.checks)} entries, at most {CHECKS_MAX} are carried")
+    return tuple(BlockCheck(block_index=c.block_index, digests=tuple(c.digests)) for c in message.checks)
 
 
 def handoff_to_proto(handoff: Handoff) -> pb.Handoff:

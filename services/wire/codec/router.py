@@ -45,7 +45,10 @@ def placement_query_to_proto(query: PlacementQuery) -> pb.PlaceRequest:
             prompt_tokens=query.prompt_tokens,
             block_hashes=query.block_hashes,
             output_tokens_max=query.output_tokens_max,
+            output_tokens_expected=query.output_tokens_expected,
             priority=query.priority,
+            deadline_s=query.deadline_s,
+            begun=query.begun,
             preference=_PREFERENCE_TO_PROTO[query.preference],
             avoid_worker_ids=query.avoid_worker_ids,
         )
@@ -64,7 +67,12 @@ def placement_query_from_proto(message: pb.PlaceRequest) -> PlacementQuery:
         prompt_tokens=positive("PlaceRequest.prompt_tokens", message.prompt_tokens),
         block_hashes=tuple(map(BlockHash, message.block_hashes)),
         output_tokens_max=positive("PlaceRequest.output_tokens_max", message.output_tokens_max),
+        output_tokens_expected=_expected("PlaceRequest", message),
         priority=message.priority,
+        deadline_s=number("PlaceRequest.deadline_s", message.deadline_s)
+        if message.HasField("deadline_s")
+        else None,
+        begun=message.begun,
         preference=known("PlaceRequest.preference", _PREFERENCE_FROM_PROTO, message.preference),
         avoid_worker_ids=tuple(map(WorkerId, message.avoid_worker_ids)),
     )
@@ -82,6 +90,7 @@ def decode_query_to_proto(query: DecodeQuery) -> pb.PlaceDecodeRequest:
             scope=scope_to_proto(query.scope),
             context_tokens=query.context_tokens,
             output_tokens_max=query.output_tokens_max,
+            output_tokens_expected=query.output_tokens_expected,
             compatibility=query.compatibility,
             avoid_worker_ids=query.avoid_worker_ids,
         )
@@ -99,9 +108,16 @@ def decode_query_from_proto(message: pb.PlaceDecodeRequest) -> DecodeQuery:
         scope=scope_from_proto(message.scope),
         context_tokens=message.context_tokens,
         output_tokens_max=positive("PlaceDecodeRequest.output_tokens_max", message.output_tokens_max),
+        output_tokens_expected=_expected("PlaceDecodeRequest", message),
         compatibility=message.compatibility,
         avoid_worker_ids=tuple(map(WorkerId, message.avoid_worker_ids)),
     )
+
+
+def _expected(name: str, message: pb.PlaceRequest | pb.PlaceDecodeRequest) -> int | None:
+    if not message.HasField("output_tokens_expected"):
+        return None
+    return positive(f"{name}.output_tokens_expected", message.output_tokens_expected)
 
 
 def candidate_to_proto(candidate: Candidate) -> pb.Candidate:
@@ -115,6 +131,7 @@ def candidate_to_proto(candidate: Candidate) -> pb.Candidate:
         prefill_s=candidate.prefill_s,
         transfer_s=candidate.transfer_s,
         ttft_s=candidate.ttft_s,
+        tpot_s=candidate.tpot_s,
         harm_s=candidate.harm_s,
         cost_s=candidate.cost_s,
         excluded=candidate.excluded,
@@ -136,6 +153,7 @@ def candidate_from_proto(message: pb.Candidate) -> Candidate:
         prefill_s=number("Candidate.prefill_s", message.prefill_s),
         transfer_s=number("Candidate.transfer_s", message.transfer_s),
         ttft_s=number("Candidate.ttft_s", message.ttft_s),
+        tpot_s=number("Candidate.tpot_s", message.tpot_s),
         harm_s=number("Candidate.harm_s", message.harm_s),
         cost_s=number("Candidate.cost_s", message.cost_s),
         excluded=message.excluded if message.HasField("excluded") else None,
@@ -150,6 +168,8 @@ def placement_to_proto(placement: Placement) -> pb.Placement:
         worker_id=placement.worker_id,
         overlap_blocks=placement.overlap_blocks,
         predicted_ttft_s=placement.predicted_ttft_s,
+        predicted_tpot_s=placement.predicted_tpot_s,
+        predicted_s=placement.predicted_s,
         reason=placement.reason,
         candidates=[candidate_to_proto(c) for c in placement.candidates],
     )
@@ -167,6 +187,8 @@ def placement_from_proto(message: pb.Placement) -> Placement:
         worker_id=WorkerId(identity("Placement.worker_id", message.worker_id)),
         overlap_blocks=message.overlap_blocks,
         predicted_ttft_s=number("Placement.predicted_ttft_s", message.predicted_ttft_s),
+        predicted_tpot_s=number("Placement.predicted_tpot_s", message.predicted_tpot_s),
+        predicted_s=number("Placement.predicted_s", message.predicted_s),
         reason=message.reason,
         candidates=tuple(map(candidate_from_proto, message.candidates)),
     )

@@ -34,6 +34,7 @@ class TaskRecord(_message.Message):
     TTFT_TARGET_S_FIELD_NUMBER: _builtins.int
     PREFERRED_WORKER_ID_FIELD_NUMBER: _builtins.int
     PREFERRED_OVERLAP_BLOCKS_FIELD_NUMBER: _builtins.int
+    DECODE_S_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     gateway_id: _builtins.str
     model: _builtins.str
@@ -43,6 +44,8 @@ class TaskRecord(_message.Message):
     ttft_target_s: _builtins.float
     preferred_worker_id: _builtins.str
     preferred_overlap_blocks: _builtins.int
+    decode_s: _builtins.float
+    """Predicted time from the first token to the last; 0 while unknown."""
     @_builtins.property
     def mark_depths_blocks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Prefix marks, shallow first: mark i is (mark_depths_blocks[i], mark_hashes[i]). Two packed columns,
@@ -65,10 +68,11 @@ class TaskRecord(_message.Message):
         ttft_target_s: _builtins.float = ...,
         preferred_worker_id: _builtins.str | None = ...,
         preferred_overlap_blocks: _builtins.int = ...,
+        decode_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s", "_preferred_worker_id", b"_preferred_worker_id", "deadline_s", b"deadline_s", "preferred_worker_id", b"preferred_worker_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s", "_preferred_worker_id", b"_preferred_worker_id", "deadline_s", b"deadline_s", "gateway_id", b"gateway_id", "mark_depths_blocks", b"mark_depths_blocks", "mark_hashes", b"mark_hashes", "model", b"model", "preferred_overlap_blocks", b"preferred_overlap_blocks", "preferred_worker_id", b"preferred_worker_id", "priority", b"priority", "prompt_tokens", b"prompt_tokens", "task_id", b"task_id", "ttft_target_s", b"ttft_target_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s", "_preferred_worker_id", b"_preferred_worker_id", "deadline_s", b"deadline_s", "decode_s", b"decode_s", "gateway_id", b"gateway_id", "mark_depths_blocks", b"mark_depths_blocks", "mark_hashes", b"mark_hashes", "model", b"model", "preferred_overlap_blocks", b"preferred_overlap_blocks", "preferred_worker_id", b"preferred_worker_id", "priority", b"priority", "prompt_tokens", b"prompt_tokens", "task_id", b"task_id", "ttft_target_s", b"ttft_target_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__deadline_s: _TypeAlias = _typing.Literal["deadline_s"]  # noqa: Y015
     _WhichOneofArgType__deadline_s: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s"]  # noqa: Y015
@@ -133,6 +137,31 @@ class QueueEntry(_message.Message):
 Global___QueueEntry: _TypeAlias = QueueEntry  # noqa: Y015
 
 @_typing.final
+class BlockCheck(_message.Message):
+    """Fingerprint of one handed-over KV block: one digest per device of the engine that computed it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BLOCK_INDEX_FIELD_NUMBER: _builtins.int
+    DIGESTS_FIELD_NUMBER: _builtins.int
+    block_index: _builtins.int
+    @_builtins.property
+    def digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        block_index: _builtins.int = ...,
+        digests: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_index", b"block_index", "digests", b"digests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BlockCheck: _TypeAlias = BlockCheck  # noqa: Y015
+
+@_typing.final
 class Ticket(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -148,6 +177,7 @@ class Ticket(_message.Message):
     LEASE_S_FIELD_NUMBER: _builtins.int
     COMPATIBILITY_FIELD_NUMBER: _builtins.int
     CONNECTOR_FIELD_NUMBER: _builtins.int
+    CHECKS_FIELD_NUMBER: _builtins.int
     ticket_id: _builtins.str
     request_id: _builtins.str
     prefill_worker_id: _builtins.str
@@ -160,6 +190,10 @@ class Ticket(_message.Message):
     lease_s: _builtins.float
     compatibility: _builtins.str
     connector: _builtins.str
+    @_builtins.property
+    def checks(self) -> _containers.RepeatedCompositeFieldContainer[Global___BlockCheck]:
+        """A sample, at most 64; none in tickets of older workers."""
+
     def __init__(
         self,
         *,
@@ -175,10 +209,11 @@ class Ticket(_message.Message):
         lease_s: _builtins.float = ...,
         compatibility: _builtins.str = ...,
         connector: _builtins.str = ...,
+        checks: _abc.Iterable[Global___BlockCheck] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_count", b"block_count", "block_size_tokens", b"block_size_tokens", "compatibility", b"compatibility", "connector", b"connector", "digest", b"digest", "epoch", b"epoch", "kv_bytes", b"kv_bytes", "lease_s", b"lease_s", "prefill_worker_id", b"prefill_worker_id", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id", "ticket_id", b"ticket_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_count", b"block_count", "block_size_tokens", b"block_size_tokens", "checks", b"checks", "compatibility", b"compatibility", "connector", b"connector", "digest", b"digest", "epoch", b"epoch", "kv_bytes", b"kv_bytes", "lease_s", b"lease_s", "prefill_worker_id", b"prefill_worker_id", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id", "ticket_id", b"ticket_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -49,12 +49,20 @@ class PlaceRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     PREFERENCE_FIELD_NUMBER: _builtins.int
     AVOID_WORKER_IDS_FIELD_NUMBER: _builtins.int
+    OUTPUT_TOKENS_EXPECTED_FIELD_NUMBER: _builtins.int
+    DEADLINE_S_FIELD_NUMBER: _builtins.int
+    BEGUN_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     prompt_tokens: _builtins.int
     output_tokens_max: _builtins.int
     priority: _builtins.int
     preference: Global___Path.ValueType
     """UNSPECIFIED lets the router decide."""
+    output_tokens_expected: _builtins.int
+    deadline_s: _builtins.float
+    """Time left; absent waits without limit."""
+    begun: _builtins.bool
+    """Work on it has begun before: it must not be refused for being late."""
     @_builtins.property
     def scope(self) -> _request_pb2.CacheScope: ...
     @_builtins.property
@@ -76,12 +84,22 @@ class PlaceRequest(_message.Message):
         priority: _builtins.int = ...,
         preference: Global___Path.ValueType = ...,
         avoid_worker_ids: _abc.Iterable[_builtins.str] | None = ...,
+        output_tokens_expected: _builtins.int | None = ...,
+        deadline_s: _builtins.float | None = ...,
+        begun: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["scope", b"scope"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s", "_output_tokens_expected", b"_output_tokens_expected", "deadline_s", b"deadline_s", "output_tokens_expected", b"output_tokens_expected", "scope", b"scope"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["avoid_worker_ids", b"avoid_worker_ids", "block_hashes", b"block_hashes", "output_tokens_max", b"output_tokens_max", "preference", b"preference", "priority", b"priority", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id", "scope", b"scope"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s", "_output_tokens_expected", b"_output_tokens_expected", "avoid_worker_ids", b"avoid_worker_ids", "begun", b"begun", "block_hashes", b"block_hashes", "deadline_s", b"deadline_s", "output_tokens_expected", b"output_tokens_expected", "output_tokens_max", b"output_tokens_max", "preference", b"preference", "priority", b"priority", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id", "scope", b"scope"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__deadline_s: _TypeAlias = _typing.Literal["deadline_s"]  # noqa: Y015
+    _WhichOneofArgType__deadline_s: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s"]  # noqa: Y015
+    _WhichOneofReturnType__output_tokens_expected: _TypeAlias = _typing.Literal["output_tokens_expected"]  # noqa: Y015
+    _WhichOneofArgType__output_tokens_expected: _TypeAlias = _typing.Literal["_output_tokens_expected", b"_output_tokens_expected"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__deadline_s) -> _WhichOneofReturnType__deadline_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__output_tokens_expected) -> _WhichOneofReturnType__output_tokens_expected | None: ...
 
 Global___PlaceRequest: _TypeAlias = PlaceRequest  # noqa: Y015
 
@@ -100,6 +118,7 @@ class Candidate(_message.Message):
     HARM_S_FIELD_NUMBER: _builtins.int
     COST_S_FIELD_NUMBER: _builtins.int
     EXCLUDED_FIELD_NUMBER: _builtins.int
+    TPOT_S_FIELD_NUMBER: _builtins.int
     path: Global___Path.ValueType
     worker_id: _builtins.str
     overlap_blocks: _builtins.int
@@ -111,6 +130,7 @@ class Candidate(_message.Message):
     harm_s: _builtins.float
     cost_s: _builtins.float
     excluded: _builtins.str
+    tpot_s: _builtins.float
     def __init__(
         self,
         *,
@@ -125,10 +145,11 @@ class Candidate(_message.Message):
         harm_s: _builtins.float = ...,
         cost_s: _builtins.float = ...,
         excluded: _builtins.str | None = ...,
+        tpot_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_excluded", b"_excluded", "excluded", b"excluded"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_excluded", b"_excluded", "cost_s", b"cost_s", "excluded", b"excluded", "harm_s", b"harm_s", "overlap_blocks", b"overlap_blocks", "path", b"path", "prefill_s", b"prefill_s", "transfer_s", b"transfer_s", "ttft_s", b"ttft_s", "uncached_tokens", b"uncached_tokens", "wait_s", b"wait_s", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_excluded", b"_excluded", "cost_s", b"cost_s", "excluded", b"excluded", "harm_s", b"harm_s", "overlap_blocks", b"overlap_blocks", "path", b"path", "prefill_s", b"prefill_s", "tpot_s", b"tpot_s", "transfer_s", b"transfer_s", "ttft_s", b"ttft_s", "uncached_tokens", b"uncached_tokens", "wait_s", b"wait_s", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__excluded: _TypeAlias = _typing.Literal["excluded"]  # noqa: Y015
     _WhichOneofArgType__excluded: _TypeAlias = _typing.Literal["_excluded", b"_excluded"]  # noqa: Y015
@@ -147,12 +168,16 @@ class Placement(_message.Message):
     PREDICTED_TTFT_S_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     CANDIDATES_FIELD_NUMBER: _builtins.int
+    PREDICTED_TPOT_S_FIELD_NUMBER: _builtins.int
+    PREDICTED_S_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     path: Global___Path.ValueType
     worker_id: _builtins.str
     overlap_blocks: _builtins.int
     predicted_ttft_s: _builtins.float
     reason: _builtins.str
+    predicted_tpot_s: _builtins.float
+    predicted_s: _builtins.float
     @_builtins.property
     def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Candidate]: ...
     def __init__(
@@ -165,10 +190,12 @@ class Placement(_message.Message):
         predicted_ttft_s: _builtins.float = ...,
         reason: _builtins.str = ...,
         candidates: _abc.Iterable[Global___Candidate] | None = ...,
+        predicted_tpot_s: _builtins.float = ...,
+        predicted_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "overlap_blocks", b"overlap_blocks", "path", b"path", "predicted_ttft_s", b"predicted_ttft_s", "reason", b"reason", "request_id", b"request_id", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "overlap_blocks", b"overlap_blocks", "path", b"path", "predicted_s", b"predicted_s", "predicted_tpot_s", b"predicted_tpot_s", "predicted_ttft_s", b"predicted_ttft_s", "reason", b"reason", "request_id", b"request_id", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -210,11 +237,13 @@ class PlaceDecodeRequest(_message.Message):
     OUTPUT_TOKENS_MAX_FIELD_NUMBER: _builtins.int
     COMPATIBILITY_FIELD_NUMBER: _builtins.int
     AVOID_WORKER_IDS_FIELD_NUMBER: _builtins.int
+    OUTPUT_TOKENS_EXPECTED_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     context_tokens: _builtins.int
     output_tokens_max: _builtins.int
     compatibility: _builtins.str
     """Engine layout that the ticket's KV has."""
+    output_tokens_expected: _builtins.int
     @_builtins.property
     def scope(self) -> _request_pb2.CacheScope: ...
     @_builtins.property
@@ -228,12 +257,15 @@ class PlaceDecodeRequest(_message.Message):
         output_tokens_max: _builtins.int = ...,
         compatibility: _builtins.str = ...,
         avoid_worker_ids: _abc.Iterable[_builtins.str] | None = ...,
+        output_tokens_expected: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["scope", b"scope"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_output_tokens_expected", b"_output_tokens_expected", "output_tokens_expected", b"output_tokens_expected", "scope", b"scope"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["avoid_worker_ids", b"avoid_worker_ids", "compatibility", b"compatibility", "context_tokens", b"context_tokens", "output_tokens_max", b"output_tokens_max", "request_id", b"request_id", "scope", b"scope"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_output_tokens_expected", b"_output_tokens_expected", "avoid_worker_ids", b"avoid_worker_ids", "compatibility", b"compatibility", "context_tokens", b"context_tokens", "output_tokens_expected", b"output_tokens_expected", "output_tokens_max", b"output_tokens_max", "request_id", b"request_id", "scope", b"scope"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__output_tokens_expected: _TypeAlias = _typing.Literal["output_tokens_expected"]  # noqa: Y015
+    _WhichOneofArgType__output_tokens_expected: _TypeAlias = _typing.Literal["_output_tokens_expected", b"_output_tokens_expected"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__output_tokens_expected) -> _WhichOneofReturnType__output_tokens_expected | None: ...
 
 Global___PlaceDecodeRequest: _TypeAlias = PlaceDecodeRequest  # noqa: Y015
 
