@@ -2,7 +2,8 @@
 
 Comes in: settings. Goes out: a URL once it answers with JetStream on. Invariant: the server ends with
 `stop` or with the process that started it, killed or not, and leaves neither port nor temporary folder
-behind (a killed parent leaves the folder). The thread that starts it must live as long as it is needed.
+behind (a killed parent leaves the folder). After its end by itself `start` brings it back on the same
+port with the same store. The thread that starts it must live as long as it is needed.
 Not here: clients (`services.bus.nats`).
 """
 
@@ -22,6 +23,8 @@ from services.domain.errors import BusUnavailable, ConfigurationInvalid
 PROGRAM = "nats-server"
 
 _POLL_S = 0.01
+_GREETING_S = 1.0
+"""Patience with one connection to a server that is starting; then another one is tried."""
 _LOG_TAIL_CHARS = 2000
 _TIE = Path(__file__).with_name("tied_process.py")
 
@@ -63,8 +66,26 @@ class EmbeddedNats:
         """Process id while it runs."""
         return None if self._process is None else self._process.pid
 
+    @property
+    def exit_code(self) -> int | None:
+        """How it ended by itself; None while it runs, or before `start`."""
+        return None if self._process is None else self._process.poll()
+
+    async def answers(self, timeout_s: float) -> bool:
+        """Whether the server greets a client in time, as one that is stopped or stuck does not."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._greets()
+        except (OSError, TimeoutError):
+            return False
+
+    def kill(self) -> None:
+        """End it at once, if it runs; it can be started again."""
+        if self._process is not None:
+            self._process.kill()
+
     async def start(self) -> str:
-        """Start the server and wait until it answers.
+        """Start the server, or start it again after its end, and wait until it answers.
 
         Returns:
             Its URL.
@@ -111,11 +132,11 @@ class EmbeddedNats:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _make_folder(self) -> Path:
-        if self._settings.store_dir is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="baton-nats-"))
-        else:
+        if self._settings.store_dir is not None:
             self._folder = Path(self._settings.store_dir).absolute()
             self._folder.mkdir(parents=True, exist_ok=True)
+        elif self._folder is None:  # else a former life's: its store is what is wanted
+            self._folder = Path(tempfile.mkdtemp(prefix="baton-nats-"))
         for stale in self._folder.glob("*.ports"):
             stale.unlink()
         return self._folder
@@ -124,7 +145,7 @@ class EmbeddedNats:
         settings = self._settings
         config: dict[str, object] = {
             "host": LOOPBACK,
-            "port": settings.port or -1,
+            "port": self._port or settings.port or -1,
             "max_payload": MESSAGE_BYTES_MAX,
             "jetstream": {"store_dir": str(folder / "jetstream")},
             "ports_file_dir": str(folder),
@@ -172,7 +193,7 @@ class EmbeddedNats:
         if "address already in use" in text:
             raise ConfigurationInvalid(
                 key="bus.embedded.port",
-                message=f"port {self._settings.port} of {LOOPBACK} is taken: choose another, "
+                message=f"port {self._port or self._settings.port} of {LOOPBACK} is taken: choose another, "
                 "or 0 for a free one",
             )
         raise ConfigurationInvalid(
@@ -180,19 +201,16 @@ class EmbeddedNats:
         )
 
     async def _wait_for_answer(self) -> None:
-        while True:
-            try:
-                reader, writer = await asyncio.open_connection(LOOPBACK, self._port, limit=1 << 20)
-            except OSError:
-                await asyncio.sleep(_POLL_S)
-                continue
-            try:
-                greeting = await reader.readline()
-            finally:
-                writer.close()
-            if greeting.startswith(b"INFO ") and json.loads(greeting[5:]).get("jetstream"):
-                return
+        while not await self.answers(_GREETING_S):  # noqa: ASYNC110 - a process sets no event
             await asyncio.sleep(_POLL_S)
+
+    async def _greets(self) -> bool:
+        reader, writer = await asyncio.open_connection(LOOPBACK, self._port, limit=1 << 20)
+        try:
+            greeting = await reader.readline()
+        finally:
+            writer.close()
+        return greeting.startswith(b"INFO ") and bool(json.loads(greeting[5:]).get("jetstream"))
 
 
 def _write_private(path: Path, text: str) -> None:

@@ -68,7 +68,9 @@ def _run(options: argparse.Namespace) -> int:
         http_port=_free_or_any(edge.host, edge.http_port),
         grpc_port=_free_or_any(edge.host, edge.grpc_port),
     )
-    settings = msgspec.structs.replace(settings, edge=edge)
+    # A demo that mends itself behind the curtain would show something else than what happened.
+    supervision = msgspec.structs.replace(settings.supervision, restarts_max=0)
+    settings = msgspec.structs.replace(settings, edge=edge, supervision=supervision)
     return asyncio.run(with_cluster(settings, _show))
 
 

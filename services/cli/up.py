@@ -34,7 +34,8 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     command = commands.add_parser(
         "up",
         help="run a cluster on this machine",
-        description="Start NATS, workers and a gateway on this machine; Ctrl-C stops them all.",
+        description="Start NATS, workers and a gateway on this machine and replace what dies; Ctrl-C stops "
+        "them all.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -176,19 +177,24 @@ async def _until_stopped(cluster: LocalCluster, stop: StopSignal) -> int:
 
 
 async def until_stopped(cluster: LocalCluster, stop: StopSignal) -> int:
-    """Wait for a signal; a process that ends by itself is news and an error."""
+    """Keep the cluster up until a signal; a process that dies too often is an error."""
     asked = asyncio.ensure_future(stop.asked.wait())
-    broken = asyncio.ensure_future(cluster.wait_broken())
-    await first_of(asked, broken)
+    supervising = asyncio.ensure_future(cluster.supervise(_print_news))
+    await first_of(asked, supervising)
     asked.cancel()
-    if not broken.done():
-        broken.cancel()
+    if not supervising.done():
+        supervising.cancel()
+        await asyncio.wait({supervising})
         return 0
-    child = broken.result()
-    if stop.asked.is_set():
+    failure = supervising.result()
+    if stop.asked.is_set() or not failure:
         return 0
-    _print_failure(f"{child.spec.name} ended with exit code {child.exit_code}; its log ends:\n{child.tail()}")
+    _print_failure(failure)
     return 1
+
+
+def _print_news(text: str) -> None:
+    stderr.print(text, style="yellow", markup=False, soft_wrap=True)
 
 
 def _print_failure(text: str) -> None:
@@ -210,6 +216,8 @@ def announce(cluster: LocalCluster) -> None:
     )
     console.print(f"  OpenAI API  {cluster.http_url}/v1")
     console.print(f"  gRPC        {cluster.grpc_address}")
+    for other in cluster.addresses[1:]:
+        console.print(f"  one more    {other.http_url}/v1, gRPC {other.grpc_address}")
     console.print(f"  logs        {cluster.folder}")
     url = "" if cluster.http_url.endswith(":8000") else f" --url {cluster.http_url}"
     console.print("try, in another terminal (Ctrl-C here stops everything):")

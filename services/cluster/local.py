@@ -1,4 +1,4 @@
-"""Bring a cluster up on this machine, watch it, take it down.
+"""Bring a cluster up on this machine, keep it up, take it down.
 
 Comes in: `ClusterSettings` and a place to report progress. Goes out: a running cluster with its ports.
 Invariant: `stop` (also after a failed or interrupted start) leaves no process and no port; the run
@@ -22,13 +22,16 @@ import msgspec
 from services import tinymodel
 from services.bus.embedded import EmbeddedNats
 from services.bus.settings import LOOPBACK, EmbeddedSettings
+from services.cluster.nats_process import NatsProcess
 from services.cluster.plan import ModelFacts, plan, worker_names
 from services.cluster.processes import Child, Children
 from services.cluster.settings import ClusterSettings
+from services.cluster.supervisor import Supervisor, Watched
 from services.domain.errors import ConfigurationInvalid, EngineFailed
 
 POLL_S = 0.1
 HTTP_TIMEOUT_S = 2.0
+NATS_LOG = "nats.log"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +51,25 @@ class Progress:
     elapsed_s: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayAddress:
+    """Where clients reach one gateway."""
+
+    host: str
+    http_port: int
+    grpc_port: int
+
+    @property
+    def http_url(self) -> str:
+        """For HTTP."""
+        return f"http://{self.host}:{self.http_port}"
+
+    @property
+    def grpc_address(self) -> str:
+        """For gRPC, host:port."""
+        return f"{self.host}:{self.grpc_port}"
+
+
 class _SeenWorker(msgspec.Struct):
     worker_id: str
     lifecycle: str
@@ -65,13 +87,11 @@ class LocalCluster:
         self.folder = Path(settings.run_folder or tempfile.mkdtemp(prefix="baton-"))
         self.folder.mkdir(parents=True, exist_ok=True)
         self._own_folder = settings.run_folder is None
-        self._ports_file = self.folder / "gateway.ports"
-        self._ports_file.unlink(missing_ok=True)
         self._nats: EmbeddedNats | None = None
         self._children = Children(self.folder)
         self._force = asyncio.Event()
-        self.http_url = ""
-        self.grpc_address = ""
+        self.addresses: tuple[GatewayAddress, ...] = ()
+        """Of all gateways, the first one first; known once the cluster has started."""
         self.nats_url = settings.nats.url or ""
 
     async def start(self, report: Callable[[Progress], None]) -> None:
@@ -87,7 +107,7 @@ class LocalCluster:
                 EmbeddedSettings(
                     port=self.settings.nats.port,
                     store_dir=str(self.folder / "nats"),
-                    log_file=str(self.folder / "nats.log"),
+                    log_file=str(self.folder / NATS_LOG),
                 )
             )
             self.nats_url = await self._nats.start()
@@ -96,12 +116,22 @@ class LocalCluster:
             model=model,
             nats_url=self.nats_url,
             cores=sorted(os.sched_getaffinity(0)) if _computes_on_cpu() else (),
-            ports_file=str(self._ports_file),
+            folder=str(self.folder),
             router_address=_free_address() if self.settings.standalone_router else None,
             parent_pid=os.getpid(),
         ):
             await self._children.start(spec)
         await self._wait_ready(report)
+
+    @property
+    def http_url(self) -> str:
+        """Where the first gateway answers HTTP."""
+        return self.addresses[0].http_url
+
+    @property
+    def grpc_address(self) -> str:
+        """Where the first gateway answers gRPC."""
+        return self.addresses[0].grpc_address
 
     async def _wait_ready(self, report: Callable[[Progress], None]) -> None:
         loop = asyncio.get_running_loop()
@@ -122,7 +152,7 @@ class LocalCluster:
                         ready=ready, expected=expected, gateway_ready=answer is not None, elapsed_s=elapsed_s
                     )
                 )
-                if set(expected) <= set(ready) and await self._serves(http):
+                if set(expected) <= set(ready) and await self._all_serve(http):
                     return
                 if elapsed_s > self.settings.start_timeout_s:
                     missing = ", ".join(sorted(set(expected) - set(ready))) or "the gateway"
@@ -133,7 +163,7 @@ class LocalCluster:
                 await asyncio.sleep(POLL_S)
 
     async def _ask(self, http: httpx.AsyncClient) -> _SeenCluster | None:
-        if not self.http_url and not self._read_ports():
+        if not self.addresses and not self._read_addresses():
             return None
         try:
             response = await http.get(f"{self.http_url}/baton/v1/cluster")
@@ -141,30 +171,45 @@ class LocalCluster:
         except (httpx.HTTPError, msgspec.MsgspecError):
             return None
 
-    async def _serves(self, http: httpx.AsyncClient) -> bool:
+    async def _all_serve(self, http: httpx.AsyncClient) -> bool:
         try:
-            return (await http.get(f"{self.http_url}/health/ready")).status_code == httpx.codes.OK
+            for address in self.addresses:
+                answer = await http.get(f"{address.http_url}/health/ready")
+                if answer.status_code != httpx.codes.OK:
+                    return False
         except httpx.HTTPError:
             return False
-
-    def _read_ports(self) -> bool:
-        """The gateway writes the ports it got (0 asks for any) beside its settings."""
-        try:
-            text = self._ports_file.read_bytes()
-        except FileNotFoundError:
-            return False
-        http_port, grpc_port = msgspec.json.decode(text, type=tuple[int, int])
-        self.http_url = f"http://{self.settings.edge.host}:{http_port}"
-        self.grpc_address = f"{self.settings.edge.host}:{grpc_port}"
         return True
 
-    async def wait_broken(self) -> Child:
-        """Wait until a process ends by itself."""
-        return await self._children.wait_any()
+    def _read_addresses(self) -> bool:
+        """Every gateway writes the ports it got (0 asks for any) beside its settings."""
+        told = [child.ports for child in self._children.all() if child.spec.command == "gateway"]
+        known = tuple(
+            GatewayAddress(host=self.settings.edge.host, http_port=ports[0], grpc_port=ports[1])
+            for ports in told
+            if ports is not None
+        )
+        if len(known) < self.settings.gateways:
+            return False
+        self.addresses = known
+        return True
 
-    def process_ids(self) -> dict[str, int]:
-        """Process id of each running child, by name."""
-        return {c.spec.name: c.process.pid for c in self._children.all() if c.exit_code is None}
+    async def supervise(self, tell: Callable[[str], None]) -> str:
+        """Keep everything running that `start` brought up; call it once, cancel it before `stop`.
+
+        Args:
+            tell: called with a line about each process that ends and each that is back.
+
+        Returns:
+            Which process died too often, why, and the end of its log; empty when all ended in order.
+        """
+        watched: list[Watched] = list(self._children.all())
+        if self._nats is not None:
+            watched.append(NatsProcess(self._nats, self.folder / NATS_LOG))
+        supervisor = Supervisor(
+            self.settings.supervision, watched, start_timeout_s=self.settings.start_timeout_s, tell=tell
+        )
+        return await supervisor.run()
 
     def force(self) -> None:
         """Do not wait any longer for an orderly stop."""

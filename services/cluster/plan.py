@@ -4,12 +4,12 @@ Comes in: `ClusterSettings`, the cores of this machine, the NATS address. Goes o
 per process, each with the settings file that it would also read on Kubernetes.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import msgspec
 
-from services.bus.settings import BusSettings
+from services.bus.settings import LOOPBACK, BusSettings
 from services.cluster.settings import ClusterSettings, EngineKind
 from services.domain.worker import Phase
 from services.engine.simulated.settings import SimulatedSettings
@@ -31,11 +31,15 @@ class ProcessSpec:
         name: shown in progress and used for its log file.
         command: subcommand of `baton` that it runs.
         settings: content of its settings file, JSON.
+        ports_file: where it tells its ports, the one that answers questions about it first.
+        host: where that port is.
     """
 
     name: str
     command: str
     settings: bytes
+    ports_file: str
+    host: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +67,7 @@ def plan(
     model: ModelFacts,
     nats_url: str,
     cores: Sequence[int],
-    ports_file: str,
+    folder: str,
     router_address: str | None,
     parent_pid: int,
 ) -> tuple[ProcessSpec, ...]:
@@ -74,7 +78,7 @@ def plan(
         model: the served model.
         nats_url: where NATS answers.
         cores: CPU cores that engines are bound to; empty binds none.
-        ports_file: where the gateway writes its ports.
+        folder: where processes write their ports.
         router_address: where a standalone router listens; None runs none.
         parent_pid: process with which all of them end.
     """
@@ -90,38 +94,83 @@ def plan(
         )
         for index, (name, phases) in enumerate(worker_names(settings))
     )
-    gateway = GatewayProcessSettings(
-        bus=bus,
-        edge=settings.edge,
-        conductor=settings.conductor,
-        router=settings.router,
-        models=(ModelAsset(name=settings.model.name, folder=model.folder),),
-        ports_file=ports_file,
-        router_address=router_address,
-        log_format=settings.log_format,
-        parent_pid=parent_pid,
-    )
     groups = [(w,) for w in workers] if settings.engine is EngineKind.VLLM else [workers]
     return (
-        *(
-            ProcessSpec(
-                name=group[0].worker_id if len(group) == 1 else "workers",
-                command="worker",
-                settings=dump_json(
-                    WorkerProcessSettings(
-                        workers=group, bus=bus, log_format=settings.log_format, parent_pid=parent_pid
-                    )
-                ),
-            )
-            for group in groups
-        ),
-        *_router(settings, bus, router_address, parent_pid),
-        ProcessSpec(name="gateway", command="gateway", settings=dump_json(gateway)),
+        *(_worker(settings, group, bus, folder, parent_pid) for group in groups),
+        *_router(settings, bus, router_address, folder, parent_pid),
+        *_gateways(settings, bus, model, router_address=router_address, folder=folder, parent_pid=parent_pid),
     )
+
+
+def pinned(spec: ProcessSpec, ports: tuple[int, ...]) -> ProcessSpec:
+    """Have a process take the ports again that it got: clients know those of a gateway.
+
+    Args:
+        spec: the process.
+        ports: what it told; a gateway tells HTTP and gRPC.
+    """
+    if spec.command != "gateway":
+        return spec
+    own = msgspec.json.decode(spec.settings, type=GatewayProcessSettings)
+    edge = msgspec.structs.replace(own.edge, http_port=ports[0], grpc_port=ports[1])
+    return replace(spec, settings=dump_json(msgspec.structs.replace(own, edge=edge)))
+
+
+def _worker(
+    settings: ClusterSettings, group: tuple[WorkerSettings, ...], bus: BusSettings, folder: str, parent: int
+) -> ProcessSpec:
+    name = group[0].worker_id if len(group) == 1 else "workers"
+    own = WorkerProcessSettings(
+        workers=group,
+        bus=bus,
+        ports_file=f"{folder}/{name}.ports",
+        log_format=settings.log_format,
+        parent_pid=parent,
+    )
+    return ProcessSpec(
+        name=name,
+        command="worker",
+        settings=dump_json(own),
+        ports_file=f"{folder}/{name}.ports",
+        host=own.link.host,
+    )
+
+
+def _gateways(
+    settings: ClusterSettings,
+    bus: BusSettings,
+    model: ModelFacts,
+    *,
+    router_address: str | None,
+    folder: str,
+    parent_pid: int,
+) -> Iterator[ProcessSpec]:
+    """Make the gateways: the first has the ports of the settings, the others have free ones."""
+    free = msgspec.structs.replace(settings.edge, http_port=0, grpc_port=0)
+    for index in range(settings.gateways):
+        name = f"gateway-{index}" if index else "gateway"
+        own = GatewayProcessSettings(
+            bus=bus,
+            edge=free if index else settings.edge,
+            conductor=settings.conductor,
+            router=settings.router,
+            models=(ModelAsset(name=settings.model.name, folder=model.folder),),
+            ports_file=f"{folder}/{name}.ports",
+            router_address=router_address,
+            log_format=settings.log_format,
+            parent_pid=parent_pid,
+        )
+        yield ProcessSpec(
+            name=name,
+            command="gateway",
+            settings=dump_json(own),
+            ports_file=f"{folder}/{name}.ports",
+            host=settings.edge.host,
+        )
 
 
 def _router(
-    settings: ClusterSettings, bus: BusSettings, address: str | None, parent_pid: int
+    settings: ClusterSettings, bus: BusSettings, address: str | None, folder: str, parent_pid: int
 ) -> tuple[ProcessSpec, ...]:
     if address is None:
         return ()
@@ -129,10 +178,19 @@ def _router(
         bus=bus,
         address=address,
         router=settings.router,
+        ports_file=f"{folder}/router.ports",
         log_format=settings.log_format,
         parent_pid=parent_pid,
     )
-    return (ProcessSpec(name="router", command="router", settings=dump_json(own)),)
+    return (
+        ProcessSpec(
+            name="router",
+            command="router",
+            settings=dump_json(own),
+            ports_file=f"{folder}/router.ports",
+            host=LOOPBACK,
+        ),
+    )
 
 
 def _engine(

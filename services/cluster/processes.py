@@ -1,8 +1,9 @@
-"""Child processes: started with a log each, watched, ended in order; none outlives us.
+"""Child processes: started with a log each, asked, started again, ended in order; none outlives us.
 
 Comes in: `ProcessSpec`s. Goes out: running processes and the news that one ended.
 Invariant: after `stop` no process started here runs; if this process is killed, its children get
 SIGTERM from the kernel (each is told our id and asks for that).
+Not here: when one is started again (`services.cluster.supervision`).
 """
 
 import asyncio
@@ -13,24 +14,110 @@ import sys
 from collections import deque
 from pathlib import Path
 
-from services.cluster.plan import ProcessSpec
+import httpx
+
+from services.cluster.plan import ProcessSpec, pinned
+from services.cluster.supervisor import Question
+from services.domain.errors import EngineFailed
+from services.runtime.ports_file import read_ports
+from services.runtime.probe import LIVE_PATH, READY_PATH
 from services.runtime.tasks import first_of
 
 TAIL_LINES = 15
 
 
 class Child:
-    """One running process."""
+    """One process, through all its lives. A `services.cluster.supervisor.Watched`."""
 
-    def __init__(self, spec: ProcessSpec, process: asyncio.subprocess.Process, log_file: Path) -> None:
+    def __init__(self, spec: ProcessSpec, folder: Path, http: httpx.AsyncClient) -> None:
+        """Describe it; nothing runs yet.
+
+        Args:
+            spec: what to run.
+            folder: where its settings and its log go.
+            http: client for questions to it.
+        """
         self.spec = spec
-        self.process = process
-        self.log_file = log_file
+        self.log_file = folder / f"{spec.name}.log"
+        self._settings_file = folder / f"{spec.name}.json"
+        self._ports_file = Path(spec.ports_file)
+        self._http = http
+        self._process: asyncio.subprocess.Process | None = None
+        self._lives = 0
+
+    @property
+    def name(self) -> str:
+        """Name in messages and of its log."""
+        return self.spec.name
 
     @property
     def exit_code(self) -> int | None:
         """None while it runs."""
-        return self.process.returncode
+        return None if self._process is None else self._process.returncode
+
+    @property
+    def ports(self) -> tuple[int, ...] | None:
+        """Ports it told; None as long as it did not."""
+        return read_ports(self._ports_file)
+
+    async def start(self) -> None:
+        """Start it, or start it again with the ports that clients know.
+
+        Raises:
+            EngineFailed: the system has no room for another process.
+        """
+        if self._lives and (ports := self.ports) is not None:
+            self.spec = pinned(self.spec, ports)
+        self._ports_file.unlink(missing_ok=True)
+        self._settings_file.write_bytes(self.spec.settings)
+        self._settings_file.chmod(0o600)
+        with self.log_file.open("ab" if self._lives else "wb") as log:
+            try:
+                self._process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-m",
+                    "services.cli",
+                    self.spec.command,
+                    "--settings",
+                    str(self._settings_file),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,  # Ctrl-C at the terminal reaches us alone; we end them in order
+                )
+            except OSError as error:
+                raise EngineFailed(worker_id=self.name, message=f"{self.name}: {error}") from None
+        self._lives += 1
+
+    async def wait(self) -> int:
+        """Wait for its end; returns the exit code, negative for a signal."""
+        assert self._process is not None  # noqa: S101  # called only after `start`
+        return await self._process.wait()
+
+    async def asks(self, question: Question, timeout_s: float) -> bool:
+        """Ask the process itself; False when it does not say yes in time."""
+        ports = self.ports
+        if ports is None:
+            return False
+        # A gateway is ready when a worker is; what matters here is that it answers.
+        path = READY_PATH if question is Question.READY and self.spec.command != "gateway" else LIVE_PATH
+        try:
+            answer = await self._http.get(f"http://{self.spec.host}:{ports[0]}{path}", timeout=timeout_s)
+        except httpx.HTTPError:
+            return False
+        return answer.status_code == httpx.codes.OK
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal, if it runs."""
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """Kill it and those it started (an engine has a process of its own), also when only they are left."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
 
     def tail(self) -> str:
         """Last lines of its log, for an error message."""
@@ -47,28 +134,13 @@ class Children:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._children: list[Child] = []
+        self._http = httpx.AsyncClient(trust_env=False)
 
     async def start(self, spec: ProcessSpec) -> Child:
         """Start a process; its settings and log go to the run folder."""
-        settings_file = self._folder / f"{spec.name}.json"
-        settings_file.write_bytes(spec.settings)
-        settings_file.chmod(0o600)
-        log_file = self._folder / f"{spec.name}.log"
-        with log_file.open("wb") as log:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "services.cli",
-                spec.command,
-                "--settings",
-                str(settings_file),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # Ctrl-C at the terminal reaches us alone; we end the others in order
-            )
-        child = Child(spec, process, log_file)
+        child = Child(spec, self._folder, self._http)
         self._children.append(child)
+        await child.start()
         return child
 
     def all(self) -> tuple[Child, ...]:
@@ -79,18 +151,8 @@ class Children:
         """A process that ended by itself, if one did."""
         return next((c for c in self._children if c.exit_code is not None), None)
 
-    async def wait_any(self) -> Child:
-        """Wait until a process ends by itself."""
-        waits = {asyncio.ensure_future(c.process.wait()): c for c in self._children}
-        try:
-            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            return waits[next(iter(done))]
-        finally:
-            for wait in waits:
-                wait.cancel()
-
     async def stop(self, timeout_s: float, *, force: asyncio.Event) -> tuple[str, ...]:
-        """End all processes, gateway first so that workers can finish for it; idempotent.
+        """End all processes, gateways first so that workers can finish for them; idempotent.
 
         Args:
             timeout_s: patience for each of the two groups before they are killed.
@@ -103,30 +165,21 @@ class Children:
         gateways = [c for c in self._children if c.spec.command == "gateway"]
         others = [c for c in self._children if c.spec.command != "gateway"]
         for group in (gateways, others):
-            killed += await self._stop_group(group, timeout_s, force)
+            killed += await _stop_group(group, timeout_s, force)
+        await self._http.aclose()
         return tuple(killed)
 
-    async def _stop_group(self, group: list[Child], timeout_s: float, force: asyncio.Event) -> list[str]:
-        running = [c for c in group if c.exit_code is None]
-        for child in running:
-            _signal(child, signal.SIGTERM)
-        ended = asyncio.gather(*(c.process.wait() for c in running))
-        forced = asyncio.ensure_future(force.wait())
-        await first_of(ended, forced, timeout_s=timeout_s)
-        forced.cancel()
-        late = [c for c in running if c.exit_code is None]
-        for child in late:
-            _kill_session(child)
-        await ended
-        return [c.spec.name for c in late]
 
-
-def _signal(child: Child, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        child.process.send_signal(number)
-
-
-def _kill_session(child: Child) -> None:
-    """Kill a process and those it started (an engine has one of its own)."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.process.pid, signal.SIGKILL)
+async def _stop_group(group: list[Child], timeout_s: float, force: asyncio.Event) -> list[str]:
+    running = [c for c in group if c.exit_code is None]
+    for child in running:
+        child.signal(signal.SIGTERM)
+    ended = asyncio.gather(*(c.wait() for c in running))
+    forced = asyncio.ensure_future(force.wait())
+    await first_of(ended, forced, timeout_s=timeout_s)
+    forced.cancel()
+    late = [c for c in running if c.exit_code is None]
+    for child in late:
+        child.kill()
+    await ended
+    return [c.name for c in late]

@@ -8,6 +8,7 @@ from enum import StrEnum
 import msgspec
 
 from services.bus.settings import BusLimits, BusSettings, TlsSettings
+from services.cluster.supervision import SupervisionSettings
 from services.domain.errors import ConfigurationInvalid
 from services.engine.simulated.settings import SimulatedSettings
 from services.engine.vllm.settings import VllmSettings
@@ -152,6 +153,11 @@ class ClusterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     conductor: ConductorSettings = ConductorSettings()
     router: RouterSettings = RouterSettings()
     prefill: PrefillSettings = PrefillSettings()
+    supervision: SupervisionSettings = SupervisionSettings()
+
+    gateways: int = 1
+    """Gateways, each with a router of its own unless there is a standalone one; the first takes the ports of
+    `edge`, the others free ones. Clients that can go to another lose none to a gateway that dies."""
 
     standalone_router: bool = False
     """Run the router as a process of its own that the gateway asks; otherwise it lives in the gateway."""
@@ -173,6 +179,8 @@ class ClusterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
             raise ConfigurationInvalid(
                 key="cores", message=f"cores: {len(self.cores)} entries for {self.pools.total} workers"
             )
+        if self.gateways < 1:
+            raise ConfigurationInvalid(key="gateways", message="gateways must be at least 1")
         for name in ("start_timeout_s", "stop_timeout_s"):
             if getattr(self, name) <= 0:
                 raise ConfigurationInvalid(key=name, message=f"{name} must be above 0")

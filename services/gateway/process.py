@@ -6,7 +6,6 @@ import os
 import secrets
 from pathlib import Path
 
-import msgspec
 import uvloop
 
 from services.bus import nats as nats_bus
@@ -22,6 +21,7 @@ from services.router.router import Router
 from services.runtime.clock import LoopClock
 from services.runtime.lifecycle import StopSignal, die_with_parent
 from services.runtime.metrics import Meters
+from services.runtime.ports_file import write_ports
 from services.runtime.tasks import first_of
 from services.runtime.telemetry import start_logging
 
@@ -65,7 +65,7 @@ async def _run(settings: GatewayProcessSettings) -> int:
         await conductor.start()
         ports = await edge.start()
         if settings.ports_file is not None:
-            _write_ports(Path(settings.ports_file), ports)
+            write_ports(Path(settings.ports_file), ports)
         log.info("%s serves HTTP on port %d, gRPC on port %d (pid %d)", gateway_id, *ports, os.getpid())
         await stop.asked.wait()
         await _drain(edge, conductor, stop, settings.conductor.drain_timeout_s)
@@ -80,13 +80,6 @@ async def _run(settings: GatewayProcessSettings) -> int:
         await bus.close()
         log.info("stopped")
     return 0
-
-
-def _write_ports(file: Path, ports: tuple[int, int]) -> None:
-    """Write whole or not at all: somebody is reading."""
-    draft = file.with_suffix(".new")
-    draft.write_bytes(msgspec.json.encode(ports))
-    draft.replace(file)
 
 
 async def _drain(edge: EdgeServer, conductor: Conductor, stop: StopSignal, timeout_s: float) -> None:

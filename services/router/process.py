@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import secrets
+from pathlib import Path
 
 from services.bus import nats as nats_bus
 from services.domain.errors import ServingError
@@ -14,6 +15,8 @@ from services.router.shell import RouterServer
 from services.runtime.clock import LoopClock
 from services.runtime.lifecycle import StopSignal, die_with_parent
 from services.runtime.metrics import Meters
+from services.runtime.ports_file import write_ports
+from services.runtime.probe import Probe
 from services.runtime.telemetry import start_logging
 
 log = logging.getLogger(__name__)
@@ -32,10 +35,14 @@ async def _run(settings: RouterProcessSettings) -> int:
     stop = StopSignal()
     stop.install()
     meters = Meters()
+    probe = Probe(meters)
     router_id = GatewayId(f"router-{secrets.token_hex(6)}")
     try:
         if settings.metrics_port is not None:
-            log.info("metrics on port %d", meters.serve(LOOPBACK, settings.metrics_port))
+            port = probe.serve(LOOPBACK, settings.metrics_port)
+            log.info("metrics on port %d", port)
+            if settings.ports_file is not None:
+                write_ports(Path(settings.ports_file), (port,))
         bus = await nats_bus.connect(
             settings.bus,
             name=router_id,
@@ -54,6 +61,7 @@ async def _run(settings: RouterProcessSettings) -> int:
     )
     try:
         log.info("%s answers on %s", router_id, await server.start(settings.address))
+        probe.ready = True
         await stop.asked.wait()
     except ServingError as error:
         log.error("%s: %s", error.code, error)
@@ -61,5 +69,6 @@ async def _run(settings: RouterProcessSettings) -> int:
     finally:
         await server.stop()
         await bus.close()
+        probe.close()
         log.info("stopped")
     return 0

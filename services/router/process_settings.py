@@ -21,7 +21,11 @@ class RouterProcessSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=T
     link: LinkSettings = LinkSettings()
 
     metrics_port: int | None = 0
-    """Port of `/metrics` on loopback; 0 chooses one, none serves none."""
+    """Port of `/metrics`, `/health/live` and `/health/ready` on loopback; 0 chooses one, none
+    serves none."""
+
+    ports_file: str | None = None
+    """Where the chosen metrics port is written as a JSON list, for whoever asked for port 0."""
 
     log_format: LogFormat = LogFormat.TEXT
     """How log lines look."""

@@ -14,10 +14,7 @@ from prometheus_client import (
     Gauge,
     Histogram,
     generate_latest,
-    start_http_server,
 )
-
-from services.domain.errors import ConfigurationInvalid
 
 _SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0)
 _SHORT_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -167,21 +164,3 @@ class Meters:
     def render(self) -> bytes:
         """Prometheus text of all meters."""
         return generate_latest(self._registry)
-
-    def serve(self, host: str, port: int) -> int:
-        """Answer `GET /metrics` from a thread of its own; returns the port.
-
-        Args:
-            host: address to listen on.
-            port: 0 chooses a free one.
-
-        Raises:
-            ConfigurationInvalid: the port is taken.
-        """
-        try:
-            server, _ = start_http_server(port, addr=host, registry=self._registry)
-        except OSError as error:
-            raise ConfigurationInvalid(
-                key="metrics_port", message=f"metrics_port: cannot listen on {host}:{port}: {error.strerror}"
-            ) from None
-        return int(server.server_port)

@@ -7,6 +7,7 @@ engine died or did not come up. Invariant: at exit no process, port or lease of 
 import asyncio
 import logging
 import os
+from pathlib import Path
 
 from services.bus import nats as nats_bus
 from services.domain.errors import ServingError
@@ -20,6 +21,8 @@ from services.link.grpc_server import GrpcLinkServer
 from services.runtime.clock import LoopClock
 from services.runtime.lifecycle import StopSignal, die_with_parent
 from services.runtime.metrics import Meters
+from services.runtime.ports_file import write_ports
+from services.runtime.probe import Probe
 from services.runtime.tasks import first_of
 from services.runtime.telemetry import start_logging
 from services.worker.settings import WorkerProcessSettings, WorkerSettings
@@ -52,8 +55,12 @@ async def _run(settings: WorkerProcessSettings) -> int:
     stop = StopSignal()
     stop.install()
     meters = Meters()
+    probe = Probe(meters)
     if settings.metrics_port is not None:
-        log.info("metrics on port %d", meters.serve(settings.link.host, settings.metrics_port))
+        port = probe.serve(settings.link.host, settings.metrics_port)
+        log.info("metrics on port %d", port)
+        if settings.ports_file is not None:
+            write_ports(Path(settings.ports_file), (port,))
     fabric = Fabric()
     workers: list[Worker] = []
     code = 0
@@ -71,6 +78,7 @@ async def _run(settings: WorkerProcessSettings) -> int:
         starting = asyncio.gather(*(w.start() for w in workers))
         if not await _unless_asked(starting, stop):
             return 0
+        probe.ready = True
         log.info("ready (pid %d)", os.getpid())
         code = await _serve(workers, stop)
         await _drain(workers, stop, settings.drain_timeout_s)
@@ -80,6 +88,7 @@ async def _run(settings: WorkerProcessSettings) -> int:
     finally:
         await asyncio.gather(*(w.stop() for w in workers))
         await bus.close()
+        probe.close()
         log.info("stopped")
     return code
 

@@ -77,7 +77,11 @@ class WorkerProcessSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=T
     """Longest wait for running requests after the first signal; seconds. Above the KV lease."""
 
     metrics_port: int | None = 0
-    """Port of `/metrics` on the link's host; 0 chooses one, none serves none."""
+    """Port of `/metrics`, `/health/live` and `/health/ready` on the link's host; 0 chooses one, none
+    serves none."""
+
+    ports_file: str | None = None
+    """Where the chosen metrics port is written as a JSON list, for whoever asked for port 0."""
 
     log_format: LogFormat = LogFormat.TEXT
     """How log lines look."""

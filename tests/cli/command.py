@@ -7,6 +7,7 @@ Invariant: a command started here is over, or killed, when its test is.
 import asyncio
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -73,6 +74,20 @@ class Up:
         await until(lambda: "\n  logs " in self.out or self.process.returncode is not None)
         assert self.process.returncode is None, self.err
         return RunningCluster(self.folder)
+
+    async def says(self, text: str) -> None:
+        """Wait until it said something beside its output."""
+        await until(lambda: text in self.err or self.process.returncode is not None)
+        assert text in self.err, self.err
+
+    def pid(self, name: str) -> int:
+        """Process id of one of its processes."""
+        (found,) = naming(str(self.folder / ("nats/nats.conf" if name == "nats" else f"{name}.json")))
+        return found
+
+    def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
+        """Send a signal to one of its processes."""
+        os.kill(self.pid(name), number)
 
     async def starts(self, count: int) -> None:
         """Wait until it has so many processes besides itself."""

@@ -1,6 +1,5 @@
 """`baton up` leaves no process and no port behind, however it ends."""
 
-import os
 import signal
 from pathlib import Path
 
@@ -8,9 +7,9 @@ import pytest
 
 from tests.cli.command import SIMULATED, baton_up
 from tests.live.cluster import RunningCluster
-from tests.live.processes import alive, naming
+from tests.live.processes import alive
 
-WORKERS, GATEWAY = "workers", "gateway"
+WORKERS = "workers"
 CHILDREN = 3
 """NATS, the workers, the gateway."""
 pytestmark = pytest.mark.timeout(600)
@@ -60,16 +59,20 @@ async def test_nothing_outlives_a_killed_command(tmp_path: Path) -> None:
         await up.leaves_nothing(members, ports)
 
 
-@pytest.mark.parametrize("victim", [WORKERS, GATEWAY])
-async def test_a_process_that_dies_is_news(tmp_path: Path, victim: str) -> None:
-    """When one process ends by itself the command names it, ends the others and fails."""
-    async with baton_up(tmp_path, *SIMULATED) as up:
+async def test_a_process_that_dies_too_often_is_an_error(tmp_path: Path) -> None:
+    """The command names it, tells how often it was replaced, ends the others and fails."""
+    config = tmp_path / "impatient.yaml"
+    config.write_text("supervision: {restarts_max: 1}\n", encoding="utf-8")
+    async with baton_up(tmp_path, *SIMULATED, "--config", str(config)) as up:
         await up.becomes_ready()
         members, ports = up.family(), up.ports()
-        (target,) = naming(str(up.folder / f"{victim}.json"))
-        os.kill(target, signal.SIGKILL)
+        up.kill(WORKERS)
+        await up.says("workers is back after")
+        members, ports = members | up.family(), ports | up.ports()
+        up.kill(WORKERS)
         assert await up.ends() == 1
-        assert f"{victim} ended with exit code -9" in up.err
+        assert "workers was ended by SIGKILL; it was started again 1 times within 600 s" in up.err
+        assert f"logs are in {up.folder}" in up.err
         await up.leaves_nothing(members, ports)
 
 

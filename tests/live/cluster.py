@@ -22,6 +22,7 @@ import openai
 from services.cli.story import Record
 from services.cluster.local import LocalCluster
 from services.cluster.settings import ClusterSettings
+from services.runtime.ports_file import read_ports
 from tests.live.processes import alive, describe, family, ports_of, taken
 
 DEADLINE_S = 120.0
@@ -31,7 +32,6 @@ TAIL_LINES = 40
 RETRIES_MAX = 6
 """A machine that stands still for seconds loses its fleet for a moment; clients are told to try again."""
 
-_METRICS = re.compile(r"metrics on port (\d+)")
 _PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """Never used on plain HTTP; without it each client reads all certificates of the machine anew."""
 
@@ -160,9 +160,9 @@ class RunningCluster:
         return sum(map(float, re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE)))
 
     def _metrics_port(self, process: str) -> int:
-        match = _METRICS.search((self.folder / f"{process}.log").read_text(encoding="utf-8"))
-        assert match is not None
-        return int(match[1])
+        ports = read_ports(self.folder / f"{process}.ports")
+        assert ports is not None
+        return ports[0]
 
 
 async def fetch_record(http: httpx.AsyncClient, request_id: str) -> Record:
