@@ -83,7 +83,7 @@ class Conductor:
         """
         self.gateway_id = gateway_id
         self._settings = settings
-        self._router = router
+        self.router = router
         self._bus = bus
         self._clock = clock
         self._meters = meters
@@ -123,6 +123,10 @@ class Conductor:
         """Wait until these workers can be reached; the caller bounds the wait."""
         while any(self._links.get(worker_id) is None for worker_id in worker_ids):
             await self._links.changed()
+
+    def reaches(self, worker_id: WorkerId) -> bool:
+        """Whether a link to this worker stands."""
+        return self._links.get(worker_id) is not None
 
     async def drain(self, timeout_s: float) -> bool:
         """Refuse new requests and wait for the open ones; True when all ended in time."""
@@ -203,7 +207,7 @@ class Conductor:
 
     async def _hash(self, life: Life) -> tuple[BlockHash, ...]:
         request = life.request
-        views = self._router.fleet.serving(request.model, Phase.DECODE)
+        views = self.router.fleet.serving(request.model, Phase.DECODE)
         if not views:
             return ()
         size = views[0].limits.block_size_tokens
@@ -219,7 +223,7 @@ class Conductor:
         self._reach.answer_offer(life, taken=False, pulled=False)
         record = life.record()
         self._reach.drop_attempt(life, cancel=record.finish not in _DONE)
-        self._router.fold_ended(life.request.request_id)
+        self.router.fold_ended(life.request.request_id)
         self._check_promise(record)
         del self._lives[life.request.request_id]
         if not self._lives:
@@ -234,7 +238,7 @@ class Conductor:
         computed_by = record.placement.worker_id if record.handoff is None else record.handoff.worker_id
         if computed_by != record.placement.worker_id:
             return
-        wrong = self._router.fold_hit(
+        wrong = self.router.fold_hit(
             computed_by,
             promised_blocks=record.placement.overlap_blocks,
             reused_tokens=record.cached_tokens,
@@ -261,7 +265,7 @@ class Conductor:
         )
 
     def _statuses(self) -> tuple[WorkerStatus, ...]:
-        return tuple(view.status for view in self._router.fleet.workers())
+        return tuple(view.status for view in self.router.fleet.workers())
 
     # -- what workers say -----------------------------------------------------------------------
 

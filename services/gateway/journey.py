@@ -8,8 +8,8 @@ Not here: mail delivery and records (`services.gateway.conductor`).
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 
 from services.domain.blocks import BlockHash
@@ -111,18 +111,18 @@ class Journey:
 
     async def _place(self, preference: PathPreference) -> Placement:
         life, request = self._life, self._life.request
-        outcome = await self._reach.placer.place(
-            PlacementQuery(
-                request_id=request.request_id,
-                scope=request.scope,
-                prompt_tokens=request.prompt_tokens + len(life.emitted),
-                block_hashes=self._hashes,
-                output_tokens_max=max(1, request.sampling.max_tokens - len(life.emitted)),
-                priority=request.priority,
-                preference=preference,
-                avoid_worker_ids=self._avoided(),
-            )
+        query = PlacementQuery(
+            request_id=request.request_id,
+            scope=request.scope,
+            prompt_tokens=request.prompt_tokens + len(life.emitted),
+            block_hashes=self._hashes,
+            output_tokens_max=max(1, request.sampling.max_tokens - len(life.emitted)),
+            priority=request.priority,
+            preference=preference,
+            avoid_worker_ids=self._avoided(),
         )
+        async with self._in_time():
+            outcome = await self._reach.placer.place(query)
         if isinstance(outcome, Rejected):
             raise outcome
         if life.placement is None:
@@ -146,20 +146,21 @@ class Journey:
                 if reach.clock.now_s() >= until_s:
                     raise
             self._life.failed_workers.clear()  # nobody else is there: who failed once may do better now
-            await asyncio.sleep(RECOVERY_RETRY_S)
+            async with self._in_time():
+                await asyncio.sleep(RECOVERY_RETRY_S)
 
     async def _place_decode(self, prefill_worker_id: WorkerId, ticket: Ticket) -> DecodePlacement:
         life, request = self._life, self._life.request
-        outcome = await self._reach.placer.place_decode(
-            DecodeQuery(
-                request_id=request.request_id,
-                scope=request.scope,
-                context_tokens=request.prompt_tokens + 1,
-                output_tokens_max=max(1, request.sampling.max_tokens - 1),
-                compatibility=ticket.compatibility,
-                avoid_worker_ids=(*self._avoided(), prefill_worker_id),
-            )
+        query = DecodeQuery(
+            request_id=request.request_id,
+            scope=request.scope,
+            context_tokens=request.prompt_tokens + 1,
+            output_tokens_max=max(1, request.sampling.max_tokens - 1),
+            compatibility=ticket.compatibility,
+            avoid_worker_ids=(*self._avoided(), prefill_worker_id),
         )
+        async with self._in_time():
+            outcome = await self._reach.placer.place_decode(query)
         if isinstance(outcome, Rejected):
             raise outcome
         life.decode_placement = outcome
@@ -193,9 +194,9 @@ class Journey:
             preferred_worker_id=placement.worker_id,
             preferred_overlap_blocks=placement.overlap_blocks,
         )
-        await reach.bus.queue.enqueue(
-            PrefillTask(record=record, request=replace(life.request, request_id=attempt_id))
-        )
+        task = PrefillTask(record=record, request=replace(life.request, request_id=attempt_id))
+        async with self._in_time():
+            await reach.bus.queue.enqueue(task)
         life.mark(Mark.QUEUED, reach.clock.now_s())
         return await self._await_handoff()
 
@@ -268,7 +269,8 @@ class Journey:
             ticket, view.status.performance, step_s, self._reach.router.settings.tpot_target_s
         )
         if hold_s > 0:
-            await asyncio.sleep(hold_s)
+            async with self._in_time():
+                await asyncio.sleep(hold_s)
 
     # -- when a way fails -----------------------------------------------------------------------
 
@@ -289,6 +291,19 @@ class Journey:
         life.fall_back(str(problem))
         reach.meters.count("baton_fallbacks_total", cause=problem.code)
         return PathPreference.LOCAL
+
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
+        """Bound a wait that no mail ends.
+
+        Raises:
+            DeadlineExceeded: the deadline passed first.
+        """
+        try:
+            async with asyncio.timeout(self._life.deadline_at_s - self._reach.clock.now_s()):
+                yield
+        except TimeoutError:
+            raise self._too_late() from None
 
     def _too_late(self) -> DeadlineExceeded:
         deadline_s = self._life.deadline_at_s - self._life.accepted_s

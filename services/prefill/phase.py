@@ -33,6 +33,12 @@ log = logging.getLogger(__name__)
 LOOK_AGAIN_S = 1.0
 """Longest wait without a look at the queue; changes wake the phase at once."""
 
+LOOK_AGAIN_S_MIN = 0.0001
+"""Least wait between two looks: a remainder of a patience may be smaller than the clock can tell."""
+
+CLAIM_RETRY_S = 0.1
+"""Wait after a claim that the bus did not confirm: it may be away for long, and says so at once."""
+
 
 @dataclass(slots=True, kw_only=True)
 class _Job:
@@ -137,10 +143,12 @@ class PrefillPhase:
         while self._open and self._has_room():
             match order(view.tasks(), self._claimant()):
                 case Leave(retry_s=retry_s):
-                    return LOOK_AGAIN_S if retry_s is None else min(retry_s, LOOK_AGAIN_S)
+                    return (
+                        LOOK_AGAIN_S if retry_s is None else min(max(retry_s, LOOK_AGAIN_S_MIN), LOOK_AGAIN_S)
+                    )
                 case Take(queued=queued):
                     if not await self._claim(queued):
-                        return 0.0
+                        return CLAIM_RETRY_S
         return LOOK_AGAIN_S
 
     def _has_room(self) -> bool:

@@ -107,6 +107,11 @@ class PrefixIndex:
         holder = self._holders.get(worker_id)
         return len(holder.blocks) if holder else 0
 
+    def blocks_of(self, worker_id: WorkerId) -> frozenset[BlockHash]:
+        """Blocks that a worker is known to hold; none when it is unknown."""
+        holder = self._holders.get(worker_id)
+        return frozenset() if holder is None else frozenset(holder.blocks)
+
     def blocks_max(self) -> int:
         """Most blocks the index can hold of the present workers together."""
         return sum(holder.blocks_max for holder in self._holders.values())

@@ -11,6 +11,7 @@ Not here: scheduling (`scheduler`), tokens (`oracle`), transfers between engines
 
 import asyncio
 
+from services.domain.blocks import BlockHash
 from services.domain.errors import (
     ContextTooLong,
     EngineFailed,
@@ -212,6 +213,14 @@ class SimulatedEngine:
     def slow_down(self, factor: float) -> None:
         """Let every step from the next on take `factor` times the model's time; 1 is as predicted."""
         self._slowness = factor
+
+    def job_ids(self) -> tuple[RequestId, ...]:
+        """Jobs that have not ended, in the order of their arrival."""
+        return tuple(self._jobs)
+
+    def cached_blocks(self) -> frozenset[BlockHash]:
+        """Hashes of all blocks that a new prompt could share."""
+        return self._pool.cached
 
     def drop_cache(self) -> bool:
         """Forget all cached blocks; False, and no change, while any is in use."""
