@@ -93,6 +93,7 @@ class DecodePhase:
         fault = check_ticket(
             ticket,
             digest=prompt_digest(message.request.prompt_token_ids, message.request.scope),
+            prompt_tokens=message.request.prompt_tokens,
             age_s=0.0,
             compatibility=self._info.limits.compatibility,
             block_size_tokens=self._info.limits.block_size_tokens,

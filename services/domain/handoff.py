@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from services.domain.blocks import CacheScope, blocks_for
 from services.domain.ids import EngineEpoch, RequestId, TaskId, TicketId, WorkerId
+from services.domain.integrity import CHECKS_MAX, BlockCheck
 from services.domain.stream import Delta
 
 
@@ -55,6 +56,8 @@ class Ticket:
     """Engine kind, version and KV layout: both sides must be equal."""
     connector: str
     """What the engine's own connector needs, as JSON text; opaque outside `services.engine`."""
+    checks: tuple[BlockCheck, ...] = ()
+    """Fingerprints of a sample of the blocks, ascending by block; the puller compares those it pulls."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +83,7 @@ def check_ticket(
     ticket: Ticket,
     *,
     digest: str,
+    prompt_tokens: int,
     age_s: float,
     compatibility: str,
     block_size_tokens: int,
@@ -90,6 +94,7 @@ def check_ticket(
     Args:
         ticket: as received.
         digest: `prompt_digest` of the prompt that decode is asked to continue.
+        prompt_tokens: of that prompt.
         age_s: time since the ticket was received, by the holder's own clock.
         compatibility: the decode engine's own compatibility text.
         block_size_tokens: the decode engine's block size.
@@ -102,10 +107,19 @@ def check_ticket(
         return f"lease ended: {age_s:.3f} s old, lease {ticket.lease_s:.3f} s"
     if ticket.digest != digest:
         return "ticket belongs to another prompt"
+    if ticket.prompt_tokens != prompt_tokens:
+        return f"ticket is for {ticket.prompt_tokens} tokens, the prompt has {prompt_tokens}"
     if ticket.compatibility != compatibility:
         return f"KV layouts differ: {ticket.compatibility!r} cannot be read as {compatibility!r}"
     if ticket.block_size_tokens != block_size_tokens:
         return f"block sizes differ: {ticket.block_size_tokens} and {block_size_tokens} tokens"
     if ticket.block_count != needed:
         return f"ticket names {ticket.block_count} blocks, the prompt needs {needed}"
+    checked = [check.block_index for check in ticket.checks]
+    if (
+        len(checked) > CHECKS_MAX
+        or checked != sorted(set(checked))
+        or not all(0 <= i < needed for i in checked)
+    ):
+        return f"ticket fingerprints the blocks {checked[: CHECKS_MAX + 1]}, the prompt has {needed}"
     return None

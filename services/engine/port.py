@@ -14,6 +14,7 @@ from typing import Protocol
 from services.domain.blocks import KvEvent
 from services.domain.handoff import Ticket
 from services.domain.ids import EngineEpoch, RequestId, TicketId
+from services.domain.integrity import KvChecked
 from services.domain.performance import PerformanceModel
 from services.domain.request import InferenceRequest
 from services.domain.stream import Delta
@@ -78,6 +79,10 @@ class EngineStep:
     deltas: tuple[Delta, ...] = ()
     """Of decode jobs."""
     prefilled: tuple[Prefilled, ...] = ()
+    kv_checks: tuple[KvChecked, ...] = ()
+    """Of pulls that ended and whose ticket carried fingerprints of blocks that were pulled. Where one did
+    not match, its job ends in `KvCorrupt` (or is computed here, if the engine is set so), nothing was
+    computed from its blocks, and the engine has dropped its whole prefix cache."""
 
 
 StepSink = Callable[[EngineStep], None]

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 from services.domain.blocks import BlockHash, BlocksCleared, BlocksRemoved, BlocksStored, CacheScope, KvEvent
 from services.domain.handoff import Ticket
 from services.domain.ids import RequestId
+from services.domain.integrity import KvChecked
 from services.domain.request import InferenceRequest, Sampling
 from services.domain.stream import Delta, FinishReason
 from services.domain.worker import WorkerLoad
@@ -31,6 +32,7 @@ class Heard:
 
     steps: list[EngineStep] = field(default_factory=list)
     kv_events: list[KvEvent] = field(default_factory=list)
+    kv_checks: list[KvChecked] = field(default_factory=list)
     deltas: dict[RequestId, list[Delta]] = field(default_factory=dict)
     prefilled: dict[RequestId, Prefilled] = field(default_factory=dict)
     readable: set[BlockHash] = field(default_factory=set)
@@ -41,7 +43,8 @@ class Heard:
     def on_step(self, step: EngineStep) -> None:
         """Step sink."""
         self.steps.append(step)
-        if not step.deltas and not step.prefilled:
+        self.kv_checks.extend(step.kv_checks)
+        if not step.deltas and not step.prefilled and not step.kv_checks:
             self.violations.append("a step said nothing")
         named = [d.request_id for d in step.deltas] + [p.request_id for p in step.prefilled]
         if len(named) != len(set(named)):
@@ -198,6 +201,15 @@ class Bench(ABC):
     @abstractmethod
     async def kill(self, engine: Engine) -> None:
         """Let an engine die as if its process had been killed."""
+
+    @abstractmethod
+    async def corrupt_next_pull(self, engine: Engine, *, place: int = -1) -> None:
+        """Change a block of an engine's next pull on its way.
+
+        Args:
+            engine: that will pull.
+            place: which of the moved blocks: 0 is the first, -1 the last.
+        """
 
     def prompt(self, tokens: int) -> tuple[int, ...]:
         """Draw a prompt that shares no block with another."""

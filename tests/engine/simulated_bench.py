@@ -29,6 +29,11 @@ class SimulatedBench(Bench):
         assert isinstance(engine, SimulatedEngine)
         engine.crash()
 
+    async def corrupt_next_pull(self, engine: Engine, *, place: int = -1) -> None:
+        """Use the engine's own fault hook."""
+        assert isinstance(engine, SimulatedEngine)
+        engine.corrupt_next_pulls(1, place=place)
+
     async def _play(self, scenario: Scenario) -> None:
         async with two() as pair:
             await attend(pair, scenario)

@@ -13,10 +13,8 @@ import asyncio
 
 from services.domain.blocks import BlockHash
 from services.domain.errors import (
-    ContextTooLong,
     EngineFailed,
     InternalFault,
-    InvalidRequest,
     Saturated,
     ServingError,
 )
@@ -31,14 +29,15 @@ from services.engine.port import (
     PrefillJob,
     StepSink,
 )
-from services.engine.simulated.fabric import Connector, Fabric, write_ticket
+from services.engine.simulated.fabric import Connector, Fabric
+from services.engine.simulated.handoffs import HandoffDesk
 from services.engine.simulated.leases import LeaseDesk
 from services.engine.simulated.oracle import Continuation
 from services.engine.simulated.outbox import Outbox
 from services.engine.simulated.pool import BlockPool, Holding
-from services.engine.simulated.pulls import PullRefused, Pulls
+from services.engine.simulated.pulls import PullEnd, PullRefused, Pulls
 from services.engine.simulated.scheduler import Scheduler, StepPlan
-from services.engine.simulated.sequence import Sequence, Stage, open_sequence
+from services.engine.simulated.sequence import Sequence, Stage, open_sequence, refusal
 from services.engine.simulated.settings import SimulatedSettings
 from services.engine.simulated.side_channel import SideChannel
 from services.runtime.tasks import Nursery
@@ -74,6 +73,7 @@ class SimulatedEngine:
         self._pool = BlockPool(settings.kv_blocks)
         self._scheduler = Scheduler(self._pool, self._limits)
         self._leases = LeaseDesk(self._pool, settings.lease_s, self._wake)
+        self._handoffs = HandoffDesk(settings, worker_id=worker_id, leases=self._leases)
         self._side_channel = SideChannel(self._leases.end)
         self._pulls = Pulls(
             fabric=self._fabric,
@@ -89,7 +89,6 @@ class SimulatedEngine:
         self._thawed.set()
         self._dead: str | None = "the engine was not started"
         self._arrivals = 0
-        self._tickets = 0
         self._step_prompt_tokens = 0
         self._slowness = 1.0
         self._outbox = Outbox(self._pool, _unheard, _unheard)
@@ -228,6 +227,16 @@ class SimulatedEngine:
         self._outbox.flush_soon()
         return dropped
 
+    def corrupt_next_pulls(self, count: int, *, place: int = -1) -> None:
+        """Change one block of each of the next `count` pulls of this engine on its way.
+
+        Args:
+            count: pulls that move at least one block.
+            place: which moved block: 0 is the first, -1 the last, modulo their number. What no fingerprint
+                covers gives wrong tokens, as in a real engine; the last block is always covered.
+        """
+        self._pulls.corrupt_next(count, place)
+
     # ------------------------------------------------------------------ steps
 
     async def _run(self) -> None:
@@ -264,24 +273,16 @@ class SimulatedEngine:
             output = sequence.continuation
             token = output.draw()
             finish = output.finish(token)
-            if sequence.spoke:
-                delta = Delta(
-                    request_id=sequence.request_id,
-                    token_ids=(token,),
-                    logprobs=output.logprobs(token),
-                    finish=finish,
-                )
-            else:
-                sequence.spoke = True
-                computed_here = sequence.cached_tokens is not None
-                delta = Delta(
-                    request_id=sequence.request_id,
-                    token_ids=(token,),
-                    logprobs=output.logprobs(token),
-                    finish=finish,
-                    cached_tokens=sequence.cached_tokens,
-                    local_prefill_s=now_s - sequence.submitted_s if computed_here else None,
-                )
+            is_first, sequence.spoke = not sequence.spoke, True
+            cached_tokens = sequence.cached_tokens if is_first else None
+            delta = Delta(
+                request_id=sequence.request_id,
+                token_ids=(token,),
+                logprobs=output.logprobs(token),
+                finish=finish,
+                cached_tokens=cached_tokens,
+                local_prefill_s=None if cached_tokens is None else now_s - sequence.submitted_s,
+            )
             if sequence.is_prefill:
                 self._hand_over(sequence, delta)
                 continue
@@ -299,30 +300,25 @@ class SimulatedEngine:
             return
         if self._epoch is None:
             raise InternalFault(message="a step ended before the engine started")
-        self._tickets += 1
-        ticket = write_ticket(
-            sequence.request,
-            worker_id=self._worker_id,
-            epoch=self._epoch,
-            number=self._tickets,
-            block_count=holding.blocks,
-            limits=self._limits,
-            lease_s=self._settings.lease_s,
-            connector=Connector(fabric=self._fabric.name, side_channel=self._side_channel.address),
-        )
-        self._leases.grant(ticket.ticket_id, holding)
+        connector = Connector(fabric=self._fabric.name, side_channel=self._side_channel.address)
+        ticket = self._handoffs.lease(sequence, holding, epoch=self._epoch, connector=connector)
         self._outbox.prefilled.append(Prefilled(request_id=sequence.request_id, first=first, ticket=ticket))
 
     def _pull(self, sequence: Sequence) -> None:
         if sequence.stage is not Stage.PULLING:
             return
-        refused = self._pulls.begin(sequence, lambda lost: self._pulled(sequence, lost))
+        refused = self._pulls.begin(sequence, lambda end: self._pulled(sequence, end))
         if refused is not None:
             self._refuse(sequence, refused)
 
-    def _pulled(self, sequence: Sequence, lost: ServingError | None) -> None:
-        if lost is not None:
-            self._end(sequence, FinishReason.ERROR, lost)
+    def _pulled(self, sequence: Sequence, end: PullEnd) -> None:
+        if end.checked is not None:
+            self._outbox.kv_checks.append(end.checked)
+            self._outbox.flush_soon()
+            if not end.checked.matched:
+                self._pool.forget()  # whatever changed these blocks may have changed others unseen
+        if end.error is not None:
+            self._end(sequence, FinishReason.ERROR, end.error)
         else:
             sequence.continuation.taint(sequence.holding.tainted)
             self._scheduler.arrive(sequence)
@@ -342,18 +338,9 @@ class SimulatedEngine:
             return self._failure()
         if len(self._jobs) > self._settings.jobs_max:
             return Saturated(message=f"{self._settings.jobs_max} jobs are in the engine", retry_after_s=1.0)
-        limit = self._limits.context_tokens_max
-        request = sequence.request
-        if not request.prompt_token_ids:
-            return InvalidRequest(message="the prompt is empty", param="prompt")
-        if len(sequence.tokens) >= limit:
-            return ContextTooLong(
-                message=f"{len(sequence.tokens)} tokens leave no room for output in a context of {limit}",
-                prompt_tokens=request.prompt_tokens,
-                limit_tokens=limit,
-            )
-        if not sequence.is_prefill and sequence.continuation.count >= request.sampling.max_tokens:
-            return InvalidRequest(message="max_tokens are out already", param="max_tokens")
+        impossible = refusal(sequence, self._limits)
+        if impossible is not None:
+            return impossible
         if sequence.ticket is not None:
             refused = self._pulls.reserve(sequence, self._now_s())
             return refused.error if refused is not None else None

@@ -5,7 +5,7 @@ it is. Engines that share a `Fabric` value see each other's leases as they are. 
 fabric (another process) cannot be looked into: its pull takes its time and then tells the other side
 over its side channel that the lease may end; a decode engine counts the lease by its own clock.
 Invariant: an epoch names one life of one engine on all fabrics with different names.
-Not here: durations, sockets (`side_channel`).
+Not here: tickets (`handoffs`), durations, sockets (`side_channel`).
 """
 
 import uuid
@@ -13,10 +13,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from services.domain.handoff import Ticket, prompt_digest
-from services.domain.ids import EngineEpoch, TicketId, WorkerId
-from services.domain.request import InferenceRequest
-from services.domain.worker import WorkerLimits
+from services.domain.ids import EngineEpoch
 from services.engine.simulated.leases import LeaseDesk
 
 
@@ -78,42 +75,3 @@ class Fabric:
         if connector.fabric != self.name:
             return Elsewhere(connector.side_channel)
         return self._desks.get(epoch)
-
-
-def write_ticket(
-    request: InferenceRequest,
-    *,
-    worker_id: WorkerId,
-    epoch: EngineEpoch,
-    number: int,
-    block_count: int,
-    limits: WorkerLimits,
-    lease_s: float,
-    connector: Connector,
-) -> Ticket:
-    """Write the ticket of a finished prefill.
-
-    Args:
-        request: whose prompt was computed.
-        worker_id: who holds the blocks.
-        epoch: of the engine that holds them.
-        number: counts the tickets of this epoch.
-        block_count: blocks under the lease.
-        limits: of the engine.
-        lease_s: how long the blocks are kept, s.
-        connector: how the blocks are found.
-    """
-    return Ticket(
-        ticket_id=TicketId(f"{epoch}-{number}"),
-        request_id=request.request_id,
-        prefill_worker_id=worker_id,
-        epoch=epoch,
-        digest=prompt_digest(request.prompt_token_ids, request.scope),
-        prompt_tokens=request.prompt_tokens,
-        block_size_tokens=limits.block_size_tokens,
-        block_count=block_count,
-        kv_bytes=block_count * limits.block_size_tokens * limits.kv_bytes_per_token,
-        lease_s=lease_s,
-        compatibility=limits.compatibility,
-        connector=connector.render(),
-    )

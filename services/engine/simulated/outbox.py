@@ -1,12 +1,13 @@
 """The outbox: gathers what an engine has to say until a step ends, then says it in one call.
 
-Comes in: deltas, ends of prefills, and the pool's events. Goes out: calls of the two sinks, cache changes
-before the outputs that follow from them. Invariant: nothing is said twice or out of order, and nothing
-while the outbox is shut (a hung engine is silent). Not here: what is said.
+Comes in: deltas, ends of prefills, checks of pulls, and the pool's events. Goes out: calls of the two sinks,
+cache changes before the outputs that follow from them. Invariant: nothing is said twice or out of order,
+and nothing while the outbox is shut (a hung engine is silent). Not here: what is said.
 """
 
 import asyncio
 
+from services.domain.integrity import KvChecked
 from services.domain.stream import Delta
 from services.engine.port import EngineStep, KvSink, Prefilled, StepSink
 from services.engine.simulated.pool import BlockPool
@@ -24,6 +25,7 @@ class Outbox:
         """Nothing is said while it is set; what there is to say waits."""
         self.deltas: list[Delta] = []
         self.prefilled: list[Prefilled] = []
+        self.kv_checks: list[KvChecked] = []
 
     def flush(self) -> None:
         """Say everything now."""
@@ -33,10 +35,13 @@ class Outbox:
         events = self._pool.take_events()
         if events:
             self._kv_events(events)
-        if self.deltas or self.prefilled:
-            step = EngineStep(deltas=tuple(self.deltas), prefilled=tuple(self.prefilled))
+        if self.deltas or self.prefilled or self.kv_checks:
+            step = EngineStep(
+                deltas=tuple(self.deltas), prefilled=tuple(self.prefilled), kv_checks=tuple(self.kv_checks)
+            )
             self.deltas.clear()
             self.prefilled.clear()
+            self.kv_checks.clear()
             self._steps(step)
 
     def flush_soon(self) -> None:

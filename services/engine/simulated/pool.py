@@ -5,8 +5,8 @@ in which the cache changed. A block is either private to one holding (no hash ye
 hash and shared by reference count; its physical number means nothing in a simulation and is left out.
 Blocks without references stay readable, least recently used first to go, and of one sequence its tail
 first, as in vLLM 0.32. Unlike vLLM, a block that fills up with content cached already is shared at once
-instead of being kept twice. Invariants: private + cached <= capacity; the parent of a cached block is
-cached; a hash is stored once until it is removed. Not here: tokens, schedules, leases.
+instead of being kept twice. Invariants: private + cached <= capacity; the parent of a readable block is
+readable; a hash is stored once until it is removed. Not here: tokens, schedules, leases.
 """
 
 from collections import OrderedDict
@@ -42,6 +42,8 @@ class Holding:
 class _Cached:
     references: int
     tainted: bool
+    readable: bool = True
+    """Forgotten blocks stay with whoever holds them and are shared with nobody new."""
 
 
 class BlockPool:
@@ -62,7 +64,7 @@ class BlockPool:
     @property
     def cached(self) -> frozenset[BlockHash]:
         """Hashes of all readable blocks, held or not."""
-        return frozenset(self._cached)
+        return frozenset(block_hash for block_hash, entry in self._cached.items() if entry.readable)
 
     def admit(self, holding: Holding, prefix: Sequence[BlockHash], blocks: int) -> bool:
         """Give an empty holding its blocks: cached ones as far as the prefix goes, private ones behind.
@@ -80,7 +82,7 @@ class BlockPool:
         tainted = False
         for block_hash in prefix:
             entry = self._cached.get(block_hash)
-            if entry is None:
+            if entry is None or not entry.readable:
                 break
             hits.append(block_hash)
             idle_hits += entry.references == 0
@@ -113,14 +115,17 @@ class BlockPool:
             hashes: of these blocks, in order, chained behind the holding's last shared one.
         """
         stored: list[BlockHash] = []
+        readable = not holding.shared or self._cached[holding.shared[-1]].readable
         for block_hash in hashes:
             holding.private -= 1
             self._private -= 1
             if block_hash in self._cached:
                 self._refer(block_hash)
+                readable = self._cached[block_hash].readable
             else:
-                self._cached[block_hash] = _Cached(1, holding.tainted)
-                stored.append(block_hash)
+                self._cached[block_hash] = _Cached(1, holding.tainted, readable)
+                if readable:
+                    stored.append(block_hash)
             holding.shared.append(block_hash)
         if stored:
             before = len(holding.shared) - len(stored)
@@ -134,8 +139,10 @@ class BlockPool:
         for block_hash in reversed(holding.shared):
             entry = self._cached[block_hash]
             entry.references -= 1
-            if entry.references == 0:
+            if entry.references == 0 and entry.readable:
                 self._idle[block_hash] = None
+            elif entry.references == 0:
+                del self._cached[block_hash]
         holding.shared = []
 
     def clear(self) -> bool:
@@ -147,6 +154,16 @@ class BlockPool:
             self._idle.clear()
             self._events.append(BlocksCleared())
         return True
+
+    def forget(self) -> None:
+        """Let no block be read by anyone new; those who hold blocks keep them."""
+        if any(entry.readable for entry in self._cached.values()):
+            self._events.append(BlocksCleared())
+        for block_hash in self._idle:
+            del self._cached[block_hash]
+        self._idle.clear()
+        for entry in self._cached.values():
+            entry.readable = False
 
     def take_events(self) -> tuple[KvEvent, ...]:
         """Hand out the events since the last call, in order."""

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from services.domain.blocks import BlockHash, blocks_for, chain, hash_blocks
+from services.domain.errors import ContextTooLong, InvalidRequest, ServingError
 from services.domain.handoff import Ticket
 from services.domain.ids import RequestId
 from services.domain.request import InferenceRequest
+from services.domain.worker import WorkerLimits
 from services.engine.port import DecodeJob, PrefillJob
 from services.engine.simulated.oracle import Continuation
 from services.engine.simulated.pool import Holding
@@ -118,3 +120,19 @@ def open_sequence(
 def prompt_blocks(sequence: Sequence, block_size_tokens: int) -> int:
     """Count the blocks that the prompt needs."""
     return blocks_for(sequence.request.prompt_tokens, block_size_tokens)
+
+
+def refusal(sequence: Sequence, limits: WorkerLimits) -> ServingError | None:
+    """Say why no engine with such limits can run a sequence."""
+    request, limit = sequence.request, limits.context_tokens_max
+    if not request.prompt_token_ids:
+        return InvalidRequest(message="the prompt is empty", param="prompt")
+    if len(sequence.tokens) >= limit:
+        return ContextTooLong(
+            message=f"{len(sequence.tokens)} tokens leave no room for output in a context of {limit}",
+            prompt_tokens=request.prompt_tokens,
+            limit_tokens=limit,
+        )
+    if not sequence.is_prefill and sequence.continuation.count >= request.sampling.max_tokens:
+        return InvalidRequest(message="max_tokens are out already", param="max_tokens")
+    return None

@@ -5,10 +5,12 @@ Invariant: an impossible combination refuses the start and names its key. Not he
 """
 
 import dataclasses
+from typing import Annotated
 
 import msgspec
 
 from services.domain.errors import ConfigurationInvalid
+from services.domain.integrity import CHECKS_MAX
 from services.domain.performance import PerformanceModel, preset
 from services.domain.worker import WorkerLimits
 from services.engine.simulated.oracle import Vocabulary
@@ -39,6 +41,10 @@ class SimulatedSettings(
     """Tokens computed in one step; vLLM's default on a large GPU. At least `sequences_max`."""
     jobs_max: int = 4_096
     """Jobs held at once, running and waiting; one more ends in `Saturated`."""
+    kv_check_frac: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
+    """Share of handoffs whose blocks are fingerprinted, in [0, 1]; 0 fingerprints none."""
+    kv_check_blocks: Annotated[int, msgspec.Meta(ge=1, le=CHECKS_MAX)] = 4
+    """Blocks fingerprinted per checked handoff, the last one always among them."""
     lease_s: float = 30.0
     """How long the blocks of a handoff wait for their puller, s; vLLM's default."""
     health_timeout_s: float = 5.0

@@ -13,6 +13,7 @@ Not here: vLLM's words (`session`, `boot`, `sampling`, `ticket`), what runs in t
 import asyncio
 import logging
 import uuid
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from services.domain.errors import (
@@ -24,6 +25,7 @@ from services.domain.errors import (
     TicketInvalid,
 )
 from services.domain.ids import EngineEpoch, RequestId, TicketId, WorkerId
+from services.domain.integrity import KvChecked
 from services.domain.stream import Delta, FinishReason
 from services.domain.worker import WorkerLoad
 from services.engine.port import DecodeJob, EngineInfo, EngineStep, KvSink, Prefilled, PrefillJob, StepSink
@@ -59,6 +61,7 @@ class VllmEngine:
         self._leases = LeaseBook()
         self._lease_opened = asyncio.Event()
         self._finals: list[Delta | Prefilled] = []
+        self._kv_checks: list[KvChecked] = []
         self._steps: StepSink | None = None
         self._gatherer: StepGatherer | None = None
         self._session: Session | None = None
@@ -250,12 +253,15 @@ class VllmEngine:
             self._session = None
         await self._nursery.close()
 
-    def _take_step(self, outcomes: "list[Outcome]") -> None:
+    def _take_step(self, outcomes: "list[Outcome]", checks: Mapping[str, KvChecked]) -> None:
         now_s = self._last_sign_s = self._now_s()
         assert self._facts is not None  # noqa: S101  # jobs are taken only after it is known
+        self._kv_checks += checks.values()
         for running, output in outcomes:
             if running.ended:
                 continue
+            found = checks.get(running.engine_request_id)
+            running.corrupt = found is not None and not found.matched
             delta = read_output(
                 running,
                 output,
@@ -314,13 +320,15 @@ class VllmEngine:
         asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
-        if not self._finals or self._steps is None:
+        if not (self._finals or self._kv_checks) or self._steps is None:
             return
         finals, self._finals = self._finals, []
+        checks, self._kv_checks = self._kv_checks, []
         self._steps(
             EngineStep(
                 deltas=tuple(f for f in finals if isinstance(f, Delta)),
                 prefilled=tuple(f for f in finals if isinstance(f, Prefilled)),
+                kv_checks=tuple(checks),
             )
         )
 

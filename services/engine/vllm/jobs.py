@@ -8,7 +8,7 @@ Not here: sending jobs to vLLM (`adapter`), gathering one step's outputs (`steps
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from services.domain.errors import EngineFailed, KvLost, ServingError
+from services.domain.errors import EngineFailed, KvCorrupt, KvLost, ServingError
 from services.domain.ids import RequestId, WorkerId
 from services.domain.request import Sampling
 from services.domain.stream import Delta, FinishReason, TokenLogprob
@@ -30,6 +30,7 @@ class RunningJob:
         keeps_blocks: whether a prefill asked for a lease.
         output_tokens: new tokens so far.
         ended: the final output went out.
+        corrupt: its pull brought other blocks than the ticket says.
     """
 
     job: PrefillJob | DecodeJob
@@ -39,6 +40,7 @@ class RunningJob:
     keeps_blocks: bool = False
     output_tokens: int = 0
     ended: bool = False
+    corrupt: bool = False
 
     @property
     def request_id(self) -> RequestId:
@@ -119,6 +121,11 @@ def _finish_reason(
 
 def _failure(running: RunningJob, worker_id: WorkerId) -> ServingError:
     ticket = running.job.ticket if isinstance(running.job, DecodeJob) else None
+    if ticket is not None and running.corrupt:
+        return KvCorrupt(
+            message=f"the KV blocks of worker {ticket.prefill_worker_id} arrived changed",
+            worker_id=ticket.prefill_worker_id,
+        )
     if ticket is not None:
         return KvLost(
             message=f"the KV blocks kept by worker {ticket.prefill_worker_id} could not be read",

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from services.domain.blocks import blocks_for
 from services.domain.errors import (
     ContextTooLong,
     InvalidRequest,
@@ -17,10 +18,11 @@ from services.domain.errors import (
     UnknownModel,
     Unsupported,
 )
+from services.domain.integrity import sample_blocks
 from services.domain.request import InferenceRequest
 from services.domain.worker import WorkerLimits
 from services.engine.port import DecodeJob, PrefillJob
-from services.engine.vllm.settings import VllmSettings
+from services.engine.vllm.settings import SAMPLE_KEY, VllmSettings
 from services.engine.vllm.ticket import PREFILL_PARAMS, Json, decode_params
 
 
@@ -87,7 +89,7 @@ def plan_job(
             message=f"max_tokens is used up by {len(emitted)} emitted tokens", param="max_tokens"
         )
     if isinstance(job, PrefillJob):
-        return _plan_prefill(prompt, max_tokens, settings)
+        return _plan_prefill(request, max_tokens, settings, facts)
     if job.ticket is None:
         return EnginePlan(prompt_token_ids=prompt, max_tokens=max_tokens, emitted_count=len(emitted))
     if not settings.disaggregation:
@@ -109,15 +111,23 @@ def plan_job(
 
 
 def _plan_prefill(
-    prompt: tuple[int, ...], max_tokens: int, settings: VllmSettings
+    request: InferenceRequest, max_tokens: int, settings: VllmSettings, facts: PlanFacts
 ) -> EnginePlan | ServingError:
+    prompt = request.prompt_token_ids
     if max_tokens == 1:
         return EnginePlan(prompt_token_ids=prompt, max_tokens=1)  # nobody will pull, so nothing is kept
     if not settings.disaggregation:
         return Unsupported(
             message="this engine runs without a connector and keeps no blocks", param="prefill"
         )
-    return EnginePlan(prompt_token_ids=prompt, max_tokens=1, connector=PREFILL_PARAMS, keeps_blocks=True)
+    sample = sample_blocks(
+        request.request_id,
+        block_count=blocks_for(len(prompt), facts.limits.block_size_tokens),
+        handoff_frac=settings.kv_check_frac,
+        blocks_max=settings.kv_check_blocks,
+    )
+    connector: dict[str, Json] = {**PREFILL_PARAMS, SAMPLE_KEY: list[Json](sample)}
+    return EnginePlan(prompt_token_ids=prompt, max_tokens=1, connector=connector, keeps_blocks=True)
 
 
 def _refusal(request: InferenceRequest, settings: VllmSettings) -> ServingError | None:

@@ -11,6 +11,7 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 
 from services.domain.errors import ConfigurationInvalid
+from services.domain.integrity import CHECKS_MAX
 from services.domain.performance import PerformanceModel, preset
 
 Positive = Annotated[int, msgspec.Meta(gt=0)]
@@ -23,6 +24,15 @@ PROGRESS_DELAY_KEY = "baton_progress_delay_us"
 SIDE_CHANNEL_HOST_KEY = "baton_side_channel_host"
 SIDE_CHANNEL_PORT_KEY = "baton_side_channel_port"
 """Keys of vLLM's `kv_connector_extra_config` that carry our settings to our connector."""
+
+SAMPLE_KEY = "baton_sample"
+CHECKS_KEY = "baton_checks"
+SOURCE_KEY = "baton_source"
+"""Keys of a request's `kv_transfer_params`: places of blocks to fingerprint; fingerprints, as
+[[place, [number per device]]]; worker that took them."""
+MATCHED_KEY = "baton_matched"
+MISMATCHED_KEY = "baton_mismatched"
+"""Keys of the connector's statistics: [[engine request id, source]] of pulls compared in a step."""
 
 LEASE_MARGIN_S = 1.0
 """Taken off the lease that a ticket promises: covers the ticket's way to its holder and the pull's start."""
@@ -67,9 +77,14 @@ class VllmSettings(
     """Run the NIXL connector; False gives a plain aggregated engine without tickets."""
     lease_s: Annotated[int, msgspec.Meta(ge=3, le=3600)] = 30
     """How long KV blocks wait for their pull, whole seconds (vLLM's heartbeat divides them by 6)."""
+    kv_check_frac: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
+    """Share of handoffs of which a sample of blocks is fingerprinted here and compared by whoever pulls
+    them; 0 fingerprints none. All by default: it costs some 0.2 ms a handoff (docs/integrity.md)."""
+    kv_check_blocks: Annotated[int, msgspec.Meta(ge=1, le=CHECKS_MAX)] = 4
+    """Blocks fingerprinted per checked handoff, the prompt's last one always among them."""
     kv_load_failure: Literal["fail", "recompute"] = "fail"
-    """"fail" ends a request whose pull failed with `KvLost`, so that its owner decides anew; "recompute"
-    prefills it silently here, in the middle of other requests' decode steps."""
+    """"fail" ends a request whose pull failed with `KvLost` (or `KvCorrupt`), so that its owner decides
+    anew; "recompute" prefills it silently here, in the middle of other requests' decode steps."""
     side_channel_host: str = "127.0.0.1"
     """IP address at which peers fetch this engine's NIXL metadata; on a cluster the pod's own. With a
     loopback address, transfers stay on loopback too."""

@@ -1,13 +1,15 @@
 """One call per engine step: gathers what vLLM hands out request by request.
 
 Comes in: outputs, put by vLLM's output handler into one collector per request. Goes out: one list per
-engine step. Invariant: nothing is merged, dropped or reordered; the list is handed on when vLLM calls the
-stat logger, which it does once after each step's outputs (vLLM 0.32 `AsyncLLM._run_output_handler`).
+engine step, and what comparing pulled blocks found in it. Invariant: nothing is merged, dropped or
+reordered; the list is handed on when vLLM calls the stat logger, which it does once after each step's outputs
+(vLLM 0.32 `AsyncLLM._run_output_handler`).
 Not here: what an output means (`jobs`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from vllm import PoolingRequestOutput, RequestOutput
 from vllm.config import VllmConfig
@@ -16,7 +18,10 @@ from vllm.v1.engine.output_processor import RequestOutputCollector
 from vllm.v1.metrics.loggers import StatLoggerBase
 from vllm.v1.metrics.stats import IterationStats, MultiModalCacheStats, SchedulerStats
 
+from services.domain.ids import WorkerId
+from services.domain.integrity import KvChecked
 from services.engine.vllm.jobs import RunningJob
+from services.engine.vllm.settings import MATCHED_KEY, MISMATCHED_KEY
 
 Outcome = tuple[RunningJob, RequestOutput]
 
@@ -26,12 +31,13 @@ class StepGatherer:
     """Outputs since the last step boundary.
 
     Attributes:
-        on_step: takes the outputs of one engine step, in vLLM's order.
+        on_step: takes the outputs of one engine step, in vLLM's order, and by engine request id what
+            comparing pulled blocks found.
         on_error: takes an engine failure as soon as vLLM tells it to a request.
         kv_usage_frac: share of the KV cache in use at the last step, in [0, 1].
     """
 
-    on_step: Callable[[list[Outcome]], None]
+    on_step: Callable[[list[Outcome], Mapping[str, KvChecked]], None]
     on_error: Callable[[Exception], None]
     kv_usage_frac: float = 0.0
     _gathered: list[Outcome] = field(default_factory=list)
@@ -56,8 +62,25 @@ class StepGatherer:
         if stats is not None:
             self.kv_usage_frac = stats.kv_cache_usage
         gathered, self._gathered = self._gathered, []
-        if gathered:
-            self.on_step(gathered)
+        checks = read_checks(stats.kv_connector_stats) if stats is not None else {}
+        if gathered or checks:
+            self.on_step(gathered, checks)
+
+
+def read_checks(statistics: Mapping[str, Any] | None) -> dict[str, KvChecked]:
+    """Read what our connector put into vLLM's connector statistics of one step.
+
+    Args:
+        statistics: lists by name; of several devices the lists follow one another, and one that found a
+            difference outweighs the others.
+    """
+    if not statistics:
+        return {}
+    return {
+        engine_request_id: KvChecked(source=WorkerId(source), matched=matched)
+        for key, matched in ((MATCHED_KEY, True), (MISMATCHED_KEY, False))
+        for engine_request_id, source in statistics.get(key, ())
+    }
 
 
 class _JobCollector(RequestOutputCollector):

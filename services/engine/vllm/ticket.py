@@ -16,9 +16,10 @@ from services.domain.blocks import blocks_for
 from services.domain.errors import TicketInvalid
 from services.domain.handoff import Ticket, prompt_digest
 from services.domain.ids import EngineEpoch, TicketId, WorkerId
+from services.domain.integrity import BlockCheck
 from services.domain.request import InferenceRequest
 from services.domain.worker import WorkerLimits
-from services.engine.vllm.settings import LEASE_MARGIN_S
+from services.engine.vllm.settings import CHECKS_KEY, LEASE_MARGIN_S, SOURCE_KEY
 
 BlockIndex = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 
@@ -56,6 +57,8 @@ class KeptBlocks(msgspec.Struct, frozen=True, kw_only=True):
     remote_blocks_expiry_time: float | None = None
     transfer_mode: Literal["pull"] = "pull"
     remote_prefill_cached_tokens: int | None = None
+    baton_checks: tuple[tuple[BlockIndex, tuple[int, ...]], ...] = ()
+    """Fingerprints that our connector took: (place in the prompt, unsigned 64-bit number per device)."""
 
 
 def parse_kept_blocks(params: object, *, prompt_tokens: int, block_size_tokens: int) -> KeptBlocks:
@@ -131,12 +134,13 @@ def issue_ticket(
         lease_s=lease_s - LEASE_MARGIN_S,
         compatibility=limits.compatibility,
         connector=render_connector(kept),
+        checks=tuple(BlockCheck(block_index=index, digests=digests) for index, digests in kept.baton_checks),
     )
 
 
 def render_connector(kept: KeptBlocks) -> str:
-    """Write checked parameters as the ticket's JSON text."""
-    return msgspec.json.encode(kept).decode()
+    """Write checked parameters as the ticket's JSON text; fingerprints are fields of the ticket itself."""
+    return msgspec.json.encode(msgspec.structs.replace(kept, baton_checks=())).decode()
 
 
 def decode_params(ticket: Ticket, *, emitted_count: int, block_size_tokens: int) -> dict[str, Json]:
@@ -169,7 +173,11 @@ def decode_params(ticket: Ticket, *, emitted_count: int, block_size_tokens: int)
         raise TicketInvalid(message=f"connector parameters: {failure}") from failure
     kept = parse_kept_blocks(raw, prompt_tokens=ticket.prompt_tokens, block_size_tokens=block_size_tokens)
     needed = blocks_for(ticket.prompt_tokens + emitted_count, block_size_tokens)
+    if not kept.remote_request_id.startswith(f"{ticket.request_id}-"):
+        raise TicketInvalid(message="connector parameters name the lease of another request")
     groups = [list(g) + [FILLER_BLOCK] * (needed - len(g)) for g in kept.remote_block_ids]
     params: dict[str, Json] = msgspec.to_builtins(kept)
     params["remote_block_ids"] = [list[Json](g) for g in groups]
+    params[CHECKS_KEY] = [[check.block_index, list[Json](check.digests)] for check in ticket.checks]
+    params[SOURCE_KEY] = ticket.prefill_worker_id
     return params

@@ -42,6 +42,7 @@ TABLE: dict[type[ServingError], ErrorRow] = {
     errors.DeadlineExceeded: ErrorRow(504, _SERVER, _Code.DEADLINE_EXCEEDED),
     errors.WorkerLost: ErrorRow(503, _SERVER, _Code.UNAVAILABLE),
     errors.KvLost: ErrorRow(503, _SERVER, _Code.UNAVAILABLE),
+    errors.KvCorrupt: ErrorRow(503, _SERVER, _Code.UNAVAILABLE),
     errors.EngineFailed: ErrorRow(503, _SERVER, _Code.UNAVAILABLE),
     errors.TicketInvalid: ErrorRow(500, _SERVER, _Code.INTERNAL),
     errors.BusUnavailable: ErrorRow(503, _SERVER, _Code.UNAVAILABLE),

@@ -75,6 +75,7 @@ class HandoffContract:
             fault = check_ticket(
                 ticket,
                 digest=digest,
+                prompt_tokens=50,
                 age_s=0.0,
                 compatibility=pair.decode.info.limits.compatibility,
                 block_size_tokens=pair.decode.info.limits.block_size_tokens,

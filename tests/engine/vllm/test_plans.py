@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import msgspec
 import pytest
 
 from services.domain.blocks import CacheScope
@@ -19,7 +20,7 @@ from services.domain.request import InferenceRequest, Sampling
 from services.domain.worker import WorkerLimits
 from services.engine.port import DecodeJob, PrefillJob
 from services.engine.vllm.plan import EnginePlan, plan_job
-from services.engine.vllm.settings import VllmSettings
+from services.engine.vllm.settings import SAMPLE_KEY, VllmSettings
 from services.engine.vllm.ticket import PREFILL_PARAMS
 from tests.engine.vllm.test_tickets import SIZE, ticket
 
@@ -63,11 +64,20 @@ def planned(job: PrefillJob | DecodeJob, settings: VllmSettings = SETTINGS) -> E
 
 
 def test_prefill_asks_for_one_token_and_a_lease() -> None:
-    """The whole prompt is read, one token sampled, the blocks kept."""
+    """The whole prompt is read, one token sampled, the blocks kept, and a sample of them fingerprinted."""
     plan = planned(PrefillJob(request=request()))
     assert plan == EnginePlan(
-        prompt_token_ids=tuple(range(70)), max_tokens=1, connector=PREFILL_PARAMS, keeps_blocks=True
+        prompt_token_ids=tuple(range(70)),
+        max_tokens=1,
+        connector={**PREFILL_PARAMS, SAMPLE_KEY: [0, 1, 2]},
+        keeps_blocks=True,
     )
+
+
+def test_without_checks_no_block_is_fingerprinted() -> None:
+    """`kv_check_frac: 0` asks for no sample."""
+    plan = planned(PrefillJob(request=request()), msgspec.structs.replace(SETTINGS, kv_check_frac=0.0))
+    assert plan.connector == {**PREFILL_PARAMS, SAMPLE_KEY: []}
 
 
 @pytest.mark.parametrize(

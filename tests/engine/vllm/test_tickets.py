@@ -11,7 +11,17 @@ from services.domain.blocks import CacheScope, blocks_for
 from services.domain.errors import TicketInvalid
 from services.domain.handoff import Ticket, prompt_digest
 from services.domain.ids import EngineEpoch, RequestId, TicketId, WorkerId
-from services.engine.vllm.ticket import FILLER_BLOCK, decode_params, parse_kept_blocks, render_connector
+from services.domain.integrity import BlockCheck
+from services.domain.request import InferenceRequest, Sampling
+from services.domain.worker import WorkerLimits
+from services.engine.vllm.settings import CHECKS_KEY, SOURCE_KEY
+from services.engine.vllm.ticket import (
+    FILLER_BLOCK,
+    decode_params,
+    issue_ticket,
+    parse_kept_blocks,
+    render_connector,
+)
 
 SIZE = 32
 
@@ -73,8 +83,46 @@ def test_parameters_survive_their_way() -> None:
     """All that vLLM gave comes back as given, keys that we do not know excepted."""
     given_by_vllm = params(70)
     del given_by_vllm["something_new"]
-    back = decode_params(ticket(70), emitted_count=0, block_size_tokens=SIZE)
-    assert back == json.loads(json.dumps(given_by_vllm))
+    checked = replace(ticket(70), checks=(BlockCheck(block_index=2, digests=(5, 2**64 - 1)),))
+    back = decode_params(checked, emitted_count=0, block_size_tokens=SIZE)
+    ours = {CHECKS_KEY: [[2, [5, 2**64 - 1]]], SOURCE_KEY: "p"}
+    assert back == json.loads(json.dumps(given_by_vllm)) | ours
+
+
+def test_fingerprints_become_fields_of_the_ticket() -> None:
+    """What our connector adds to vLLM's parameters goes into the ticket, and not into its connector text."""
+    request = InferenceRequest(
+        request_id=RequestId("r"),
+        scope=CacheScope(model="m"),
+        prompt_token_ids=tuple(range(70)),
+        sampling=Sampling(max_tokens=2),
+    )
+    issued = issue_ticket(
+        request,
+        {**params(70), CHECKS_KEY: [[2, [7]]]},
+        worker_id=WorkerId("p"),
+        epoch=EngineEpoch("e"),
+        limits=WorkerLimits(
+            block_size_tokens=SIZE,
+            kv_blocks=10,
+            kv_bytes_per_token=1,
+            context_tokens_max=128,
+            sequences_max=1,
+            step_tokens_max=128,
+            compatibility="c",
+        ),
+        kv_bytes_per_block=32,
+        lease_s=5.0,
+    )
+    assert issued.checks == (BlockCheck(block_index=2, digests=(7,)),)
+    assert issued.connector == ticket(70).connector
+
+
+def test_a_ticket_goes_with_its_own_lease() -> None:
+    """Parameters of another request's lease are refused, though they name as many blocks."""
+    other = replace(ticket(70), request_id=RequestId("other"))
+    with pytest.raises(TicketInvalid, match="lease of another request"):
+        decode_params(other, emitted_count=0, block_size_tokens=SIZE)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,11 @@ import signal
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+
+import pytest
 
 from services.domain.blocks import CacheScope
 from services.domain.ids import WorkerId
@@ -24,6 +28,10 @@ from tests.engine.bench import Bench, Pair, Scenario, Station, attend, started
 MODEL = "contract"
 DEADLINE_S = 60.0
 LEASE_S = 6
+FLIP_ORDER = "BATON_TEST_FLIP"
+"""Environment variable with the name of the file that tells `flipping` to change a pulled block."""
+FLIPPING_CONNECTOR = ("tests.engine.vllm.live.flipping", "NixlConnector")
+"""Of the decode engine; imports vLLM, so that it is named and not imported here."""
 
 
 def settings(core: int, **changes: Any) -> VllmSettings:
@@ -55,6 +63,8 @@ class VllmRig(Bench):
         super().__init__()
         self._runner = asyncio.Runner()
         self._pair: Pair | None = None
+        self._folder = TemporaryDirectory(prefix="baton-flip-")
+        os.environ[FLIP_ORDER] = f"{self._folder.name}/order"
 
     def run(self, scenario: Scenario) -> None:
         """Run on the pair that stays; it is started by the first scenario."""
@@ -68,6 +78,14 @@ class VllmRig(Bench):
         """Kill the engine process."""
         os.kill(engine_pid(engine), signal.SIGKILL)
 
+    async def corrupt_next_pull(self, engine: Engine, *, place: int = -1) -> None:
+        """Tell the decode engine's transport; the prefill engine has the product's own."""
+        assert self._pair is not None
+        assert engine is self._pair.decode.engine
+        order = Path(os.environ[FLIP_ORDER])
+        order.with_suffix(".new").write_text(str(place))
+        order.with_suffix(".new").rename(order)
+
     def close(self) -> None:
         """Stop the engines and the loop."""
         if self._pair is not None:
@@ -76,6 +94,8 @@ class VllmRig(Bench):
             self._pair = None
         _forget_engines()
         self._runner.close()
+        del os.environ[FLIP_ORDER]
+        self._folder.cleanup()
 
     async def _play(self, scenario: Scenario) -> None:
         pair = await self._stays()
@@ -96,7 +116,10 @@ class VllmRig(Bench):
 
     async def _stays(self) -> Pair:
         if self._pair is None:
-            self._pair = Pair(prefill=await self._boot(0, "prefill"), decode=await self._boot(1, "decode"))
+            prefill = await self._boot(0, "prefill")
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("services.engine.vllm.boot.CONNECTOR", FLIPPING_CONNECTOR)
+                self._pair = Pair(prefill=prefill, decode=await self._boot(1, "decode"))
         return self._pair
 
     async def _boot(self, core: int, name: str) -> Station:
