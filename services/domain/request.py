@@ -11,6 +11,11 @@ from services.domain.blocks import CacheScope
 from services.domain.ids import RequestId
 
 
+def is_batch(priority: int) -> bool:
+    """Whether work of this priority is batch work: nobody watches it, interactive work goes before it."""
+    return priority > 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
     """How the next token is chosen. Meanings follow vLLM 0.32 `SamplingParams`."""
@@ -66,7 +71,7 @@ class InferenceRequest:
         scope: model, adapter and salt under which KV may be shared.
         prompt_token_ids: shape [prompt_tokens], at least one token.
         sampling: how tokens are chosen.
-        priority: smaller is more urgent; 0 is the default of interactive traffic.
+        priority: smaller is more urgent; 0 is the default of interactive traffic, above it is batch.
     """
 
     request_id: RequestId

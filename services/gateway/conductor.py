@@ -13,7 +13,7 @@ from contextlib import aclosing
 
 from services.bus.port import Bus
 from services.domain.blocks import BlockHash, KvSnapshot, hash_blocks
-from services.domain.errors import InternalFault, NotReady, ServingError, WorkerLost
+from services.domain.errors import InternalFault, NotReady, Rejected, ServingError, WorkerLost
 from services.domain.ids import GatewayId, RequestId, WorkerId
 from services.domain.link import (
     Accepted,
@@ -37,6 +37,7 @@ from services.gateway.port import ClusterState, RequestRecord, ServedModel, Serv
 from services.gateway.reach import Reach
 from services.gateway.records import RecordBook
 from services.gateway.settings import ConductorSettings
+from services.gateway.waiting_room import WaitingRoom
 from services.link.port import Dialer
 from services.router.feed import Feed
 from services.router.placer import LocalPlacer, Placer
@@ -96,6 +97,12 @@ class Conductor:
             placer=placer or LocalPlacer(router, clock),
             bus=bus,
             links=self._links,
+            room=WaitingRoom(
+                waiting_max=settings.waiting_max,
+                wait_max_s=router.settings.wait_max_s,
+                clock=clock,
+                meters=meters,
+            ),
             clock=clock,
             meters=meters,
             nursery=self._nursery,
@@ -186,6 +193,8 @@ class Conductor:
                     yield delta
         except ServingError as error:
             life.finish(FinishReason.ERROR, error, self._clock.now_s())
+            if isinstance(error, Rejected):
+                self._meters.count("baton_rejections_total", code=error.code)
             if not begun:
                 raise
             yield Delta(request_id=request.request_id, finish=FinishReason.ERROR, error=error)
@@ -225,6 +234,9 @@ class Conductor:
         self._reach.drop_attempt(life, cancel=record.finish not in _DONE)
         self.router.fold_ended(life.request.request_id)
         self._check_promise(record)
+        self.router.lengths.fold(
+            record.model, record.output_tokens, complete=record.finish is FinishReason.STOP
+        )
         del self._lives[life.request.request_id]
         if not self._lives:
             self._idle.set()

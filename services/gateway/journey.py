@@ -60,7 +60,9 @@ class Journey:
         preference = self._life.options.preference
         problem: ServingError | None = None
         while True:
-            placement = await (self._place(preference) if problem is None else self._place_again(preference))
+            placement = await (
+                self._place_first(preference) if problem is None else self._place_again(preference)
+            )
             if problem is not None and self._life.emitted and placement.path is Path.REMOTE:
                 raise problem  # a ticket covers the prompt, not the tokens sent since
             try:
@@ -109,15 +111,28 @@ class Journey:
 
     # -- placement ------------------------------------------------------------------------------
 
+    async def _place_first(self, preference: PathPreference) -> Placement:
+        """Place a new request; while decode is full it waits for its turn, as long as it stays in time.
+
+        Raises:
+            Rejected: why it is not served.
+            DeadlineExceeded: the deadline passed in the waiting room.
+        """
+        return await self._reach.room.place(self._life, lambda: self._place(preference))
+
     async def _place(self, preference: PathPreference) -> Placement:
         life, request = self._life, self._life.request
+        output_tokens_max = max(1, request.sampling.max_tokens - len(life.emitted))
         query = PlacementQuery(
             request_id=request.request_id,
             scope=request.scope,
             prompt_tokens=request.prompt_tokens + len(life.emitted),
             block_hashes=self._hashes,
-            output_tokens_max=max(1, request.sampling.max_tokens - len(life.emitted)),
+            output_tokens_max=output_tokens_max,
+            output_tokens_expected=self._reach.router.lengths.expect(request.model, output_tokens_max),
             priority=request.priority,
+            deadline_s=life.deadline_at_s - self._reach.clock.now_s(),
+            begun=life.attempts > 0,
             preference=preference,
             avoid_worker_ids=self._avoided(),
         )
@@ -151,11 +166,13 @@ class Journey:
 
     async def _place_decode(self, prefill_worker_id: WorkerId, ticket: Ticket) -> DecodePlacement:
         life, request = self._life, self._life.request
+        output_tokens_max = max(1, request.sampling.max_tokens - 1)
         query = DecodeQuery(
             request_id=request.request_id,
             scope=request.scope,
             context_tokens=request.prompt_tokens + 1,
-            output_tokens_max=max(1, request.sampling.max_tokens - 1),
+            output_tokens_max=output_tokens_max,
+            output_tokens_expected=self._reach.router.lengths.expect(request.model, output_tokens_max),
             compatibility=ticket.compatibility,
             avoid_worker_ids=(*self._avoided(), prefill_worker_id),
         )
@@ -191,6 +208,7 @@ class Journey:
             marks=mark_prefix(self._hashes),
             deadline_s=life.deadline_at_s - now_s,
             ttft_target_s=max(0.0, life.accepted_s + reach.router.settings.ttft_target_s - now_s),
+            decode_s=placement.predicted_s - placement.predicted_ttft_s,
             preferred_worker_id=placement.worker_id,
             preferred_overlap_blocks=placement.overlap_blocks,
         )
@@ -198,11 +216,10 @@ class Journey:
         async with self._in_time():
             await reach.bus.queue.enqueue(task)
         life.mark(Mark.QUEUED, reach.clock.now_s())
-        return await self._await_handoff()
+        return await self._await_handoff(reach.settings.claim_patience_s + placement.predicted_ttft_s)
 
-    async def _await_handoff(self) -> Handoff:
+    async def _await_handoff(self, patience_s: float) -> Handoff:
         life, reach = self._life, self._reach
-        patience_s = reach.settings.claim_patience_s
         while True:
             mail = await life.next(patience_s if life.prefill_worker_id is None else None)
             match mail:

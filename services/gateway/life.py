@@ -49,7 +49,12 @@ class DeadlinePassed:
     """Time is up."""
 
 
-Mail = Delta | Claimed | Offer | TaskFailed | LinkLost | DeadlinePassed
+@dataclass(frozen=True, slots=True, kw_only=True)
+class YourTurn:
+    """It has become the first that waits for room at a decode worker."""
+
+
+Mail = Delta | Claimed | Offer | TaskFailed | LinkLost | DeadlinePassed | YourTurn
 
 
 class Life:

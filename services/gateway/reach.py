@@ -14,6 +14,7 @@ from services.domain.link import Cancel, HandoffAnswer
 from services.gateway.life import Life
 from services.gateway.links import LinkPool
 from services.gateway.settings import ConductorSettings
+from services.gateway.waiting_room import WaitingRoom
 from services.router.placer import Placer
 from services.router.router import Router
 from services.runtime.clock import Clock
@@ -33,6 +34,8 @@ class Reach:
     """Who decides: that router, or one in another process."""
     bus: Bus
     links: LinkPool
+    room: WaitingRoom
+    """Where new requests wait while decode is full."""
     clock: Clock
     meters: Meters
     nursery: Nursery

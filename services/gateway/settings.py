@@ -12,7 +12,13 @@ class ConductorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     """Deadline of requests that name none; seconds. Long enough for long outputs, never infinite."""
 
     claim_patience_s: float = 5.0
-    """Longest wait for a prefill worker to claim a task before decode prefills it; seconds."""
+    """Longest wait for a prefill worker to claim a task, beyond the wait that was predicted, before decode
+    prefills it; seconds."""
+
+    waiting_max: int = 1024
+    """New requests that wait in the gateway until a decode worker has room; count. More are answered 429. As
+    many as the edge serves at once: the time that they wait is bounded more tightly, by the router's
+    `wait_bound_factor`."""
 
     recovery_patience_s: float = 15.0
     """Longest wait for a worker when a running request has lost its own; seconds. A dropped worker that
@@ -34,6 +40,7 @@ class ConductorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
         for name in (
             "deadline_s",
             "claim_patience_s",
+            "waiting_max",
             "recovery_patience_s",
             "attempts_max",
             "records_max",

@@ -15,7 +15,7 @@ from services.domain.worker import Phase
 from services.router.filters import Need
 from services.router.fleet import FleetView, WorkerView, hash64
 from services.router.prices import preemption_s
-from services.router.refusal import refuse
+from services.router.refusal import Bar, Barred, refuse
 from services.router.settings import RouterSettings
 from services.router.sifting import sift, tie, wait_for_room_s
 
@@ -73,7 +73,7 @@ def place_decode(
             query,
             fleet=fleet,
             settings=settings,
-            waits_s=[seat.wait_s for seat in late],
+            barred=[Barred(bar=Bar.LATE, wait_s=seat.wait_s) for seat in late],
             excluded=excluded,
         )
     room = settings.candidates_kept
@@ -98,14 +98,15 @@ def _seat(view: WorkerView, query: DecodeQuery, tpot_s: float, seed: int) -> _Se
     context = view.context_tokens + query.context_tokens
     step_s = performance.decode_s(sequence_count=running, context_tokens=context)
     free = view.free_blocks - blocks_for(query.context_tokens + 1, limits.block_size_tokens)
-    wait_s = wait_for_room_s(view, tokens=query.context_tokens, output_tokens=query.output_tokens_max)
+    output_tokens = query.output_tokens_expected or query.output_tokens_max
+    wait_s = wait_for_room_s(view, tokens=query.context_tokens, output_tokens=output_tokens)
     preempted_s = preemption_s(
         performance,
         free_blocks=max(0, free),
         block_size_tokens=limits.block_size_tokens,
         running_count=running,
         context_tokens=context,
-        output_tokens=query.output_tokens_max,
+        output_tokens=output_tokens,
         step_tokens_max=limits.step_tokens_max,
     )
     late_s = running * max(0.0, step_s - tpot_s)

@@ -6,10 +6,11 @@ the total of the entries still held; one id is held at most once.
 Not here: what the sums are worth in seconds (`services.router.prices`).
 """
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-P = TypeVar("P", bound=str)
+P = TypeVar("P", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +38,7 @@ NOTHING = Burden()
 
 
 class Ledger(Generic[P]):
-    """Entries by id, each at one place (a worker, or the queue of a model)."""
+    """Entries by id, each at one place (a worker, or a class of work in the queue)."""
 
     def __init__(self, placements_max: int) -> None:
         self._placements_max = placements_max

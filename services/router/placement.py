@@ -1,12 +1,14 @@
 """Where a prompt is prefilled: by a decode worker, or by a prefill worker through the queue.
 
 Comes in: a query, the fleet, overlaps, the queue, now. Goes out: a placement with its reason and the
-candidates' numbers, or why the request is rejected. Invariant: a function of its inputs; equal costs are
-ordered by a hash of request and worker, so the same inputs give the same decision on any machine.
+candidates' numbers, or why the request is rejected: what is predicted to miss its deadline, to wait too
+long, or to find no room at a decode worker is refused; what has begun never is.
+Invariant: a function of its inputs; equal costs are ordered by a hash of request and worker, so the same
+inputs give the same decision on any machine.
 Not here: prices (`services.router.ways`), who decodes a handoff (`services.router.decode_placement`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from services.domain.errors import Rejected
@@ -16,7 +18,7 @@ from services.domain.worker import Phase
 from services.router.filters import Need
 from services.router.fleet import FleetView, WorkerView
 from services.router.queue_load import QueueLoad
-from services.router.refusal import refuse
+from services.router.refusal import Bar, Barred, refuse
 from services.router.settings import RouterSettings
 from services.router.sifting import sift
 from services.router.ways import Pricing, Way
@@ -29,8 +31,8 @@ class _Options:
     """Everything looked at for one query."""
 
     ways: list[Way]
-    late: list[Way]
-    """Their predicted wait is too long."""
+    barred: list[tuple[Way, Bar]]
+    """Could be gone, but not well: the first thing wrong with each."""
     excluded: list[tuple[Path, WorkerView, str]]
 
 
@@ -44,6 +46,9 @@ def place(
     now_s: float,
 ) -> Placement | Rejected:
     """Choose the way with the least cost: predicted TTFT and what running requests would lose.
+
+    Ways that would end after the deadline, wait longer than allowed or find their decode worker full are
+    left out, unless work on the request has begun or early rejection is off.
 
     Args:
         query: what is to be placed.
@@ -59,7 +64,10 @@ def place(
             query,
             fleet=fleet,
             settings=settings,
-            waits_s=[way.wait_s for way in options.late],
+            barred=[
+                Barred(bar=bar, wait_s=way.wait_s, room_s=way.room_s, predicted_s=_predicted_s(query, way))
+                for way, bar in options.barred
+            ],
             excluded=[(view, why) for _, view, why in options.excluded],
         )
     preference = settings.preference if query.preference is PathPreference.AUTO else query.preference
@@ -72,10 +80,10 @@ def place(
         worker_id=chosen.worker_id,
         overlap_blocks=chosen.overlap_blocks,
         predicted_ttft_s=chosen.ttft_s,
-        predicted_tpot_s=0.0,
-        predicted_s=chosen.ttft_s,
+        predicted_tpot_s=chosen.tpot_s,
+        predicted_s=_predicted_s(query, chosen),
         reason=_reason(query, chosen, options, wanted),
-        candidates=_record(chosen, options, wanted, settings),
+        candidates=_record(query, chosen, options, wanted, settings),
     )
 
 
@@ -109,29 +117,59 @@ def _look(
         overlaps=overlaps,
         queue=queue,
         prefiller_count=len(prefillers),
+        decoder_count=len(decoders),
         tpot_s=settings.tpot_target_s,
+        step_max_s=settings.step_max_s(query.priority),
     )
     priced, alone = pricing.ways(decoders=decoders, prefillers=prefillers)
     excluded += [(Path.REMOTE, view, "no other worker could decode what it prefills") for view in alone]
-    longest_s = settings.wait_max_s
-    ways = [way for way in priced if way.wait_s <= longest_s]
-    late = [way for way in priced if way.wait_s > longest_s] if len(ways) < len(priced) else []
-    return _Options(ways=ways, late=late, excluded=excluded)
+    if query.begun or not settings.early_rejection:
+        return _Options(ways=priced, barred=[], excluded=excluded)
+    ways, barred = _judge(query, priced, settings.wait_max_s)
+    return _Options(ways=ways, barred=barred, excluded=excluded)
+
+
+def _judge(
+    query: PlacementQuery, priced: list[Way], wait_max_s: float
+) -> tuple[list[Way], list[tuple[Way, Bar]]]:
+    """Split ways into those that serve the request well, and the others with what is wrong."""
+    ways = [way for way in priced if not way.room_s and way.wait_s <= wait_max_s]
+    limit_s = query.deadline_s
+    if limit_s is not None:
+        ways = [way for way in ways if _predicted_s(query, way) <= limit_s]
+    if len(ways) == len(priced):
+        return ways, []
+    good = set(ways)
+    return ways, [(way, _bar(query, way, wait_max_s)) for way in priced if way not in good]
+
+
+def _bar(query: PlacementQuery, way: Way, wait_max_s: float) -> Bar:
+    """Name the first thing that is wrong with a way."""
+    if way.wait_s > wait_max_s:
+        return Bar.LATE
+    if query.deadline_s is not None and _predicted_s(query, way) > query.deadline_s:
+        return Bar.DEADLINE
+    return Bar.FULL
+
+
+def _predicted_s(query: PlacementQuery, way: Way) -> float:
+    """Seconds until the last token, if the output is as long as expected."""
+    return way.ttft_s + ((query.output_tokens_expected or 1) - 1) * way.tpot_s
 
 
 def _record(
-    chosen: Way, options: _Options, wanted: Path | None, settings: RouterSettings
+    query: PlacementQuery, chosen: Way, options: _Options, wanted: Path | None, settings: RouterSettings
 ) -> tuple[Candidate, ...]:
     """Turn the best ways, and as far as there is room the others, into candidates."""
     room = settings.candidates_kept
     restricted = chosen.path is wanted
     free = [way for way in options.ways if not restricted or way.path is wanted]
-    barred = [way for way in options.ways if restricted and way.path is not wanted]
+    unwanted = [way for way in options.ways if restricted and way.path is not wanted]
     kept = [way.candidate() for way in free[:room]]
-    kept += [way.candidate(f"{wanted} prefill was asked for") for way in barred[: max(0, room - len(kept))]]
+    kept += [way.candidate(f"{wanted} prefill was asked for") for way in unwanted[: max(0, room - len(kept))]]
     kept += [
-        way.candidate(f"its wait of {way.wait_s:.1f} s is longer than {settings.wait_max_s:g} s")
-        for way in sorted(options.late)[: max(0, room - len(kept))]
+        way.candidate(_objection(query, way, bar, settings))
+        for way, bar in sorted(options.barred)[: max(0, room - len(kept))]
     ]
     if len(kept) < room:
         rest = sorted(options.excluded, key=lambda e: (e[1].worker_id, e[0]))
@@ -174,15 +212,27 @@ def _against(chosen: Way, other: Way) -> str:
 
 def _why_not(path: Path, options: _Options) -> str:
     """Say why a path is closed, by the first worker that would have offered it."""
-    late: Sequence[Way] = [way for way in options.late if way.path is path]
-    if late:
-        least = min(late)
-        return f" ({least.worker_id} would keep it waiting for {least.wait_s:.1f} s)"
+    barred = [(way, bar) for way, bar in options.barred if way.path is path]
+    if barred:
+        least, bar = min(barred)
+        what = "is full for" if bar is Bar.FULL else "would keep it waiting for"
+        return f" ({least.worker_id} {what} {least.wait_s:.1f} s)"
     excluded = sorted((v.worker_id, why) for p, v, why in options.excluded if p is path)
     if not excluded:
         return " (no worker offers it)"
     worker_id, why = excluded[0]
     return f" ({worker_id}: {why})"
+
+
+def _objection(query: PlacementQuery, way: Way, bar: Bar, settings: RouterSettings) -> str:
+    """Say what is wrong with a way."""
+    match bar:
+        case Bar.LATE:
+            return f"its wait of {way.wait_s:.1f} s is longer than {settings.wait_max_s:g} s"
+        case Bar.FULL:
+            return f"decode has no room for it before {_ms(way.room_s)}"
+        case Bar.DEADLINE:
+            return f"its end in {_ms(_predicted_s(query, way))} is after the deadline"
 
 
 def _stall(way: Way) -> str:

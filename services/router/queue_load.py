@@ -9,12 +9,21 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from services.domain.ids import WorkerId
+from services.domain.request import is_batch
 from services.domain.task import QueuedTask, TaskRecord
+
+QueueClass = tuple[str, bool]
+"""Work that is served alike: its model, and whether it is batch work."""
+
+
+def queue_class(model: str, priority: int) -> QueueClass:
+    """Say among whom a task waits."""
+    return (model, is_batch(priority))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueLoad:
-    """Prompts of one model that wait for any prefill worker.
+    """Prompts of one model that wait for any prefill worker and go before a new one.
 
     Attributes:
         waiting_tokens: uncached tokens of all of them.
@@ -41,8 +50,8 @@ class ClaimedWork:
 class QueueReading:
     """The queue at one moment."""
 
-    waiting: dict[str, tuple[int, int]]
-    """By model: uncached tokens and count of unclaimed tasks."""
+    waiting: dict[QueueClass, tuple[int, int]]
+    """By class: uncached tokens and count of unclaimed tasks."""
     claimed: tuple[ClaimedWork, ...]
 
 
@@ -55,14 +64,15 @@ def read_queue(
         tasks: all tasks in the queue.
         block_size_tokens: block size of a worker, None when it is not known.
     """
-    waiting: dict[str, tuple[int, int]] = {}
+    waiting: dict[QueueClass, tuple[int, int]] = {}
     claimed: list[ClaimedWork] = []
     for task in tasks:
         record = task.record
         uncached = _uncached_tokens(record, block_size_tokens)
         if task.claim is None:
-            tokens, count = waiting.get(record.model, (0, 0))
-            waiting[record.model] = (tokens + uncached, count + 1)
+            place = queue_class(record.model, record.priority)
+            tokens, count = waiting.get(place, (0, 0))
+            waiting[place] = (tokens + uncached, count + 1)
         else:
             claimed.append(
                 ClaimedWork(

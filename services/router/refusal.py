@@ -1,17 +1,55 @@
 """Why a request cannot be placed, as the error its client will see.
 
-Comes in: the exclusions of a decision that found nothing. Goes out: one `Rejected` value.
+Comes in: the exclusions of a decision that found nothing, and ways that exist and would not do.
+Goes out: one `Rejected` value, with the time after which the work now ahead lets a try succeed.
 Invariant: a request is refused for good (unknown, too long) only when no worker known could ever serve
 it; otherwise the refusal says after which time to try again. Not here: raising it (the gateway does).
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 
-from services.domain.errors import ContextTooLong, NotReady, Rejected, Saturated, UnknownModel
+from services.domain.errors import (
+    ContextTooLong,
+    DeadlineUnmeetable,
+    NotReady,
+    Rejected,
+    Saturated,
+    UnknownModel,
+)
 from services.domain.placement import DecodeQuery, PlacementQuery
 from services.domain.worker import Phase
 from services.router.fleet import FleetView, WorkerView
 from services.router.settings import RouterSettings
+
+
+class Bar(StrEnum):
+    """What is wrong with a way that exists."""
+
+    LATE = "late"
+    """The prompt would wait longer than allowed."""
+    DEADLINE = "deadline"
+    """The answer would end after its deadline."""
+    FULL = "full"
+    """Decode has no room yet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Barred:
+    """A way that exists and would not do.
+
+    Attributes:
+        bar: what is wrong with it.
+        wait_s: predicted wait, time until there is room included.
+        room_s: predicted time until decode has room.
+        predicted_s: predicted time until the last token.
+    """
+
+    bar: Bar
+    wait_s: float
+    room_s: float = 0.0
+    predicted_s: float = 0.0
 
 
 def refuse(
@@ -19,7 +57,7 @@ def refuse(
     *,
     fleet: FleetView,
     settings: RouterSettings,
-    waits_s: Sequence[float],
+    barred: Sequence[Barred],
     excluded: Sequence[tuple[WorkerView, str]],
 ) -> Rejected:
     """Name the reason for which nothing could be chosen.
@@ -28,17 +66,12 @@ def refuse(
         query: what was to be placed.
         fleet: workers as known now.
         settings: limits.
-        waits_s: predicted waits of workers that could serve it but too late.
+        barred: ways that could be gone, with what is wrong with each.
         excluded: workers that cannot serve it now, with reasons.
     """
     model = query.scope.model
-    if waits_s:
-        least_s = min(waits_s)
-        return Saturated(
-            message=f"every worker of {model!r} is full: the shortest wait is {least_s:.1f} s, "
-            f"longer than {settings.wait_max_s:g} s",
-            retry_after_s=least_s - settings.wait_max_s,
-        )
+    if barred:
+        return _overload(query, barred, settings)
     decoders = fleet.serving(model, Phase.DECODE)
     if not decoders and len(fleet) and not fleet.serving(model, Phase.PREFILL):
         known = ", ".join(fleet.models())
@@ -50,6 +83,45 @@ def refuse(
     return NotReady(
         message=f"no worker of {model!r} can take work now: {why or 'none that decodes is known'}",
         retry_after_s=settings.not_ready_retry_s,
+    )
+
+
+def _overload(
+    query: PlacementQuery | DecodeQuery, barred: Sequence[Barred], settings: RouterSettings
+) -> Rejected:
+    """Turn the best of the barred ways into a refusal: work ahead drains a second per second."""
+    model = query.scope.model
+    rooms_s = [way.room_s for way in barred if way.bar is Bar.FULL]
+    if rooms_s:
+        least_s = min(rooms_s)
+        return Saturated(
+            message=f"every decode worker of {model!r} is full; the first has room in {least_s:.2f} s",
+            retry_after_s=least_s,
+            room_in_s=least_s,
+        )
+    missed = [way for way in barred if way.bar is Bar.DEADLINE]
+    if missed and isinstance(query, PlacementQuery) and query.deadline_s is not None:
+        return _unmeetable(missed, query.deadline_s)
+    least_s = min(way.wait_s for way in barred)
+    return Saturated(
+        message=f"every worker of {model!r} is busy: the shortest wait is {least_s:.1f} s, "
+        f"longer than {settings.wait_max_s:g} s",
+        retry_after_s=least_s - settings.wait_max_s,
+    )
+
+
+def _unmeetable(missed: Sequence[Barred], deadline_s: float) -> DeadlineUnmeetable:
+    predicted_s = min(way.predicted_s for way in missed)
+    idle_s = min(way.predicted_s - way.wait_s for way in missed)
+    if idle_s > deadline_s:
+        message = f"it would take {idle_s:.2f} s even without any wait; its deadline is {deadline_s:.2f} s"
+        return DeadlineUnmeetable(message=message, predicted_s=predicted_s, deadline_s=deadline_s)
+    return DeadlineUnmeetable(
+        message=f"it would end in {predicted_s:.2f} s, after its deadline of {deadline_s:.2f} s: "
+        f"{min(way.wait_s for way in missed):.2f} s of work is ahead of it",
+        predicted_s=predicted_s,
+        deadline_s=deadline_s,
+        retry_after_s=predicted_s - deadline_s,
     )
 
 

@@ -19,8 +19,9 @@ from services.router.findings import Applied, Folded, GapFound
 from services.router.fleet import FleetView, burden_of_prompt, burden_of_sequence
 from services.router.index import PrefixIndex
 from services.router.ledger import Burden, Ledger
+from services.router.output_lengths import OutputLengths
 from services.router.placement import place
-from services.router.queue_load import QueueLoad, read_queue
+from services.router.queue_load import QueueClass, QueueLoad, queue_class, read_queue
 from services.router.settings import RouterSettings
 
 
@@ -34,10 +35,12 @@ class Router:
             slack_frac=settings.index_slack_frac, batches_waiting_max=settings.index_batches_waiting_max
         )
         self._hits = HitRecord()
-        self._queued: dict[str, tuple[int, int]] = {}
+        self.lengths = OutputLengths()
+        """How long outputs become, as far as the owner folds those of its requests."""
+        self._queued: dict[QueueClass, tuple[int, int]] = {}
         self._queue_reachable = True
-        self._enqueued: Ledger[str] = Ledger(settings.placements_max)
-        """Prompts sent to the queue of a model that its mirror may not show yet."""
+        self._enqueued: Ledger[QueueClass] = Ledger(settings.placements_max)
+        """Prompts sent to the queue that its mirror may not show yet."""
         self._claims: set[str] = set()
         self.trimmed_blocks = 0
         """Blocks dropped from the index since its start because a worker claimed more than it can hold."""
@@ -84,8 +87,8 @@ class Router:
         """Take everything that is in the prefill queue now."""
         reading = read_queue(tasks, self._block_size_tokens)
         self._queued = reading.waiting
-        for model in self._enqueued.places():
-            self._enqueued.settle(model, now_s - self.settings.placement_settle_s)
+        for waiting in self._enqueued.places():
+            self._enqueued.settle(waiting, now_s - self.settings.placement_settle_s)
         claims = {work.task_id for work in reading.claimed}
         for ended in self._claims - claims:
             self.fleet.fold_ended(ended)
@@ -137,7 +140,7 @@ class Router:
             query,
             fleet=self.fleet,
             overlaps=self.index.overlaps(query.block_hashes),
-            queue=self.queue_load(query.scope.model),
+            queue=self.queue_load(query.scope.model, query.priority),
             settings=self.settings,
             now_s=now_s,
         )
@@ -155,14 +158,21 @@ class Router:
             self.fleet.fold_placed(query.request_id, view.worker_id, burden, now_s)
         return outcome
 
-    def queue_load(self, model: str) -> QueueLoad:
-        """What waits for any prefill worker of a model, own placements on their way included."""
-        tokens, count = self._queued.get(model, (0, 0))
-        sent = self._enqueued.at(model)
+    def queue_load(self, model: str, priority: int = 0) -> QueueLoad:
+        """What waits for any prefill worker of a model and goes before a task of this priority.
+
+        Own placements on their way are included. Batch work waits for everybody, interactive work for
+        its own kind only.
+        """
+        interactive, batch = (model, False), (model, True)
+        waiting_tokens = waiting_count = 0
+        for waiting in (interactive, batch) if queue_class(model, priority) == batch else (interactive,):
+            tokens, count = self._queued.get(waiting, (0, 0))
+            sent = self._enqueued.at(waiting)
+            waiting_tokens += tokens + sent.prefill_tokens
+            waiting_count += count + sent.waiting_count
         return QueueLoad(
-            waiting_tokens=tokens + sent.prefill_tokens,
-            waiting_count=count + sent.waiting_count,
-            reachable=self._queue_reachable,
+            waiting_tokens=waiting_tokens, waiting_count=waiting_count, reachable=self._queue_reachable
         )
 
     # Inside ------------------------------------------------------------------------------------------
@@ -182,7 +192,9 @@ class Router:
         else:
             self.fleet.fold_ended(query.request_id)
             burden = Burden(waiting_count=1, prefill_tokens=uncached)
-            self._enqueued.add(query.request_id, query.scope.model, burden, now_s)
+            self._enqueued.add(
+                query.request_id, queue_class(query.scope.model, query.priority), burden, now_s
+            )
 
     def _note(self, folded: Folded) -> GapFound | None:
         if isinstance(folded, GapFound):

@@ -9,6 +9,7 @@ from typing import Annotated
 import msgspec
 
 from services.domain.placement import PathPreference
+from services.domain.request import is_batch
 from services.domain.slo import Slo
 
 _Positive = Annotated[float, msgspec.Meta(gt=0)]
@@ -44,9 +45,22 @@ class RouterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Placements remembered because no status shows them yet; the oldest goes first. At 20,000 requests
     a second this is three seconds, more than any status takes."""
 
-    wait_max_s: _Positive = 30.0
-    """Predicted wait beyond which a worker counts as full; when all are, the request is rejected with
-    the time after which to try again. Longer than this, most clients have given up."""
+    early_rejection: bool = True
+    """Refuse at once what is predicted to miss its deadline, or to wait longer than the two bounds below
+    allow. Without it everything is let in, and beyond the capacity nearly everything is late."""
+
+    wait_bound_factor: _Positive = 20.0
+    """Longest predicted wait before a prompt is computed, in TTFT targets: beyond it a worker counts as
+    full. 20 of them are 10 s, the time for which people keep their attention on an answer (J. Nielsen,
+    Usability Engineering, 1993). The target is what is aimed at, the bound is where a late answer is worth
+    less than a refusal that names a better time. 1 keeps the target itself under overload, and refuses
+    bursts that could have waited."""
+
+    tpot_bound_factor: _Positive = 2.0
+    """Longest predicted step of a decode worker, in TPOT targets: a request that would make it longer for
+    everybody waits for room. 2 of them are 60 ms, about as fast as people read. Batch work, and everybody
+    with 1, only fills workers up to the target. An engine that misses the bound with one request alone is
+    not measured by it."""
 
     not_ready_retry_s: _Positive = 2.0
     """What a client is told to wait when no worker is ready: nothing predicts the end of a start."""
@@ -69,6 +83,15 @@ class RouterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         """Refuse values that contradict each other."""
         if self.forget_after_s < self.stale_after_s:
             raise ValueError("forget_after_s must not be smaller than stale_after_s")
+
+    @property
+    def wait_max_s(self) -> float:
+        """Longest predicted wait before a prompt is computed, s."""
+        return self.wait_bound_factor * self.ttft_target_s
+
+    def step_max_s(self, priority: int) -> float:
+        """Longest predicted decode step with a request of this priority in it, s."""
+        return self.tpot_target_s * (1.0 if is_batch(priority) else self.tpot_bound_factor)
 
     @property
     def slo(self) -> Slo:

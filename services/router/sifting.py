@@ -15,6 +15,10 @@ from services.router.filters import FILTERS_OF_ENGINE, FILTERS_OF_WORKER, Filter
 from services.router.fleet import WorkerView
 from services.router.prices import room_wait_s
 
+SPREAD = 0x9E3779B97F4A7C15
+"""2**64 / golden ratio, odd (D. Knuth, The Art of Computer Programming, 6.4: multiplicative hashing)."""
+MASK = 0xFFFF_FFFF_FFFF_FFFF
+
 _OF_WORKER = tuple(FILTERS_OF_WORKER.values())
 _OF_ENGINE = tuple(FILTERS_OF_ENGINE.values())
 
@@ -82,7 +86,7 @@ def wait_for_room_s(view: WorkerView, *, tokens: int, output_tokens: int) -> flo
 def tie(request_seed: int, worker_seed: int) -> int:
     """Order equal costs by a hash of request and worker, so that equal workers share equal requests.
 
-    Multiplying by an odd constant (2**64 / golden ratio) spreads the difference of two seeds over all
-    bits, so each worker comes first for an equal share of requests.
+    Multiplying spreads the difference of two seeds over all bits, so each worker comes first for an equal
+    share of requests.
     """
-    return ((worker_seed ^ request_seed) * 0x9E3779B97F4A7C15) & 0xFFFF_FFFF_FFFF_FFFF
+    return ((worker_seed ^ request_seed) * SPREAD) & MASK

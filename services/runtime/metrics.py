@@ -49,6 +49,17 @@ TABLE: tuple[Metric, ...] = (
     ),
     Metric(name="baton_requests_active", kind=Kind.GAUGE, text="Requests admitted and not ended."),
     Metric(
+        name="baton_rejections_total",
+        kind=Kind.COUNTER,
+        labels=("code",),
+        text="Requests refused before any work began, by the code of the error.",
+    ),
+    Metric(
+        name="baton_requests_waiting",
+        kind=Kind.GAUGE,
+        text="New requests that wait in the gateway until a decode worker has room.",
+    ),
+    Metric(
         name="baton_placements_total",
         kind=Kind.COUNTER,
         labels=("path",),
@@ -105,6 +116,12 @@ TABLE: tuple[Metric, ...] = (
         text="Handoffs by outcome: taken, finished, refused, unanswered.",
     ),
     Metric(name="baton_handoff_bytes_total", kind=Kind.COUNTER, text="KV bytes offered in taken handoffs."),
+    Metric(
+        name="baton_kv_checks_total",
+        kind=Kind.COUNTER,
+        labels=("outcome",),
+        text="Pulls whose blocks were compared with their fingerprints: matched, mismatched.",
+    ),
     Metric(
         name="baton_engine_step_frames_total",
         kind=Kind.COUNTER,

@@ -8,7 +8,7 @@ import pytest
 
 from services.cluster.inprocess import MODEL, InProcessCluster
 from services.domain.blocks import CacheScope
-from services.domain.errors import ContextTooLong, DeadlineExceeded, ServingError
+from services.domain.errors import ContextTooLong, DeadlineExceeded, DeadlineUnmeetable, ServingError
 from services.domain.ids import RequestId
 from services.domain.placement import Path, PathPreference
 from services.domain.request import InferenceRequest, Sampling
@@ -240,15 +240,19 @@ def test_the_timeline_of_a_handed_over_request_is_complete() -> None:
 
 
 def test_a_deadline_ends_a_request_wherever_it_is() -> None:
-    """A request that cannot be done in time ends with DeadlineExceeded and leaves nothing."""
+    """What cannot be done in time is refused when that is known at once, ended when it is not."""
 
     async def work(cluster: InProcessCluster) -> None:
         gateway = cluster.gateways[0]
-        for i, (path, deadline_s) in enumerate(
-            ((PathPreference.REMOTE, 0.01), (PathPreference.REMOTE, 0.1), (PathPreference.LOCAL, 0.1))
+        for i, (path, deadline_s, error) in enumerate(
+            (
+                (PathPreference.REMOTE, 0.01, DeadlineUnmeetable),
+                (PathPreference.REMOTE, 0.1, DeadlineExceeded),
+                (PathPreference.LOCAL, 0.1, DeadlineExceeded),
+            )
         ):
             asked = request(f"r{i}", 2000, max_tokens=5000)
-            with pytest.raises(DeadlineExceeded):
+            with pytest.raises(error):
                 await tokens_of(gateway, asked, preference=path, deadline_s=deadline_s)
         await asyncio.sleep(0.5)
         assert {k: v for k, v in cluster.leftovers().items() if v} == {}
