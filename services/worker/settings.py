@@ -44,6 +44,14 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     health_period_s: float = 1.0
     """Time between questions to the engine whether it still steps; seconds."""
 
+    kv_mismatches_max: int = 3
+    """As many pulls that brought other KV than was computed, within `kv_mismatch_window_s`, and the worker
+    gives itself up to be restarted. One is found and mended without that; three are no chance: at a memory's
+    usual error rates years lie between two."""
+
+    kv_mismatch_window_s: float = 600.0
+    """How long such a pull counts; seconds."""
+
     def __post_init__(self) -> None:
         if not self.worker_id or not self.model:
             raise ConfigurationInvalid(key="worker_id", message="worker_id and model must not be empty")
@@ -57,6 +65,10 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
             )
         if self.warm_up_tokens < 0:
             raise ConfigurationInvalid(key="warm_up_tokens", message="warm_up_tokens must not be negative")
+        if self.kv_mismatches_max < 1 or self.kv_mismatch_window_s <= 0:
+            raise ConfigurationInvalid(
+                key="kv_mismatches_max", message="kv_mismatches_max and kv_mismatch_window_s must be above 0"
+            )
         if self.health_period_s <= 0:
             raise ConfigurationInvalid(key="health_period_s", message="health_period_s must be above 0")
 

@@ -14,6 +14,7 @@ from services.decode.phase import DecodePhase
 from services.domain.blocks import CacheScope, KvEvent, KvEventBatch, KvSnapshot
 from services.domain.errors import BusUnavailable, EngineFailed
 from services.domain.ids import EngineEpoch, GatewayId, RequestId, WorkerId
+from services.domain.integrity import IntegrityLimits, IntegrityRecord, KvChecked
 from services.domain.link import Cancel, Goodbye, HandoffAnswer, Hello, StartDecode, ToWorker
 from services.domain.request import InferenceRequest, Sampling
 from services.domain.worker import Lifecycle, Phase, WorkerStatus
@@ -69,8 +70,12 @@ class Worker:
         self._holdings = Holdings(self.worker_id)
         self._kv_outbox: asyncio.Queue[KvEventBatch] = asyncio.Queue(KV_OUTBOX_BATCHES_MAX)
         self._warm = asyncio.Event()
+        self._integrity = IntegrityRecord(
+            IntegrityLimits(mismatches_max=settings.kv_mismatches_max, window_s=settings.kv_mismatch_window_s)
+        )
         self.failed = asyncio.Event()
-        """Set when the engine is found dead; the process should exit and be restarted."""
+        """Set when the engine is found dead or its KV untrustworthy; the process should exit and be
+        restarted."""
 
     async def start(self) -> None:
         """Load the engine, open the links, join the fleet.
@@ -154,6 +159,20 @@ class Worker:
             self._decode.step(step.deltas)
             if not self._warm.is_set() and any(d.request_id == WARM_UP and d.finish for d in step.deltas):
                 self._warm.set()
+        for checked in step.kv_checks:
+            self._judge(checked)
+
+    def _judge(self, checked: KvChecked) -> None:
+        """Count a check of pulled blocks; give the engine up when too many found a difference."""
+        self._meters.count("baton_kv_checks_total", outcome="matched" if checked.matched else "mismatched")
+        if not checked.matched:
+            log.warning(
+                "KV blocks of worker %s arrived changed; its prompt is computed again", checked.source
+            )
+        why = self._integrity.fold(checked, now_s=self._clock.now_s())
+        if why is not None and not self.failed.is_set():
+            log.error("this worker gives up: %s", why)
+            self.failed.set()
 
     def _cache_changed(self, events: tuple[KvEvent, ...]) -> None:
         batch = self._holdings.fold(events)
