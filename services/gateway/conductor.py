@@ -89,7 +89,13 @@ class Conductor:
         self._clock = clock
         self._meters = meters
         self._nursery = Nursery("conductor")
-        self._links = LinkPool(dialer, gateway_id, self._received, self._link_lost)
+        self._links = LinkPool(
+            dialer,
+            gateway_id,
+            on_message=self._received,
+            on_lost=self._link_lost,
+            on_linked=router.fold_links,
+        )
         self._reach = Reach(
             gateway_id=gateway_id,
             settings=settings,

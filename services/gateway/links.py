@@ -25,12 +25,23 @@ BACKOFF_MAX_S = 2.0
 
 OnMessage = Callable[[WorkerId, ToGateway], None]
 OnLost = Callable[[WorkerId], None]
+OnLinked = Callable[[frozenset[WorkerId]], None]
+"""Called with all workers that are linked, whenever they change; must not block or raise."""
 
 
 class LinkPool:
     """Links of one gateway, by worker."""
 
-    def __init__(self, dialer: Dialer, gateway_id: GatewayId, on_message: OnMessage, on_lost: OnLost) -> None:
+    def __init__(
+        self,
+        dialer: Dialer,
+        gateway_id: GatewayId,
+        *,
+        on_message: OnMessage,
+        on_lost: OnLost,
+        on_linked: OnLinked,
+    ) -> None:
+        self._on_linked = on_linked
         self._dialer = dialer
         self._gateway_id = gateway_id
         self._on_message = on_message
@@ -70,6 +81,7 @@ class LinkPool:
         await self._change.wait()
 
     def _tell_change(self) -> None:
+        self._on_linked(frozenset(self._links))
         change, self._change = self._change, asyncio.Event()
         change.set()
 

@@ -27,8 +27,9 @@ class ConductorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     lease_margin_s: float = 0.5
     """Taken off every lease, for the time messages travel; seconds."""
 
-    attempts_max: int = 4
-    """Attempts (prefill and decode) of one request before it fails; count."""
+    attempts_max: int = 8
+    """Attempts (prefill and decode) of one request before it fails; count. A handed-over request takes two;
+    the others are for workers that die one after another, as in a rollout that goes wrong."""
 
     records_max: int = 2000
     """Ended requests kept for `baton explain`; count."""

@@ -23,6 +23,7 @@ from services.domain.task import ClaimedTask, QueuedTask
 from services.engine.port import Engine, EngineInfo, Prefilled, PrefillJob
 from services.link.port import GatewayLink
 from services.prefill.ordering import Claimant, Leave, Take, order
+from services.prefill.orphans import orphans
 from services.prefill.settings import PrefillSettings
 from services.runtime.clock import Clock
 from services.runtime.metrics import Meters
@@ -138,6 +139,15 @@ class PrefillPhase:
         while True:
             if await view.changed(LOOK_AGAIN_S):
                 self._wake.set()
+            for task_id in orphans(view.tasks(), self._links.keys()):
+                await self._remove(task_id)
+
+    async def _remove(self, task_id: TaskId) -> None:
+        log.info("%s waits for a gateway that is gone, it leaves the queue", task_id)
+        try:
+            await self._bus.queue.cancel(task_id)
+        except BusUnavailable as error:
+            log.warning("removal of %s not confirmed: %s", task_id, error)
 
     async def _claim_while_room(self, view: QueueView) -> float:
         while self._open and self._has_room():

@@ -146,10 +146,8 @@ class FleetView:
         """Take a status; returns False when it is older than the one held or the view is full."""
         held = self._workers.get(status.worker_id)
         if held is None and len(self._workers) >= self._settings.workers_max:
-            self.forget(now_s)
-            if len(self._workers) >= self._settings.workers_max:
-                self.ignored_count += 1
-                return False
+            self.ignored_count += 1
+            return False
         if held is not None and held.status.epoch == status.epoch:
             if status.sequence < held.status.sequence:
                 return False
@@ -191,13 +189,10 @@ class FleetView:
         if worker_id is not None:
             self._refresh(worker_id)
 
-    def forget(self, now_s: float) -> tuple[WorkerId, ...]:
-        """Drop workers not heard of for `forget_after_s`; returns who."""
+    def silent(self, now_s: float, *, spared: frozenset[WorkerId]) -> tuple[WorkerId, ...]:
+        """Name workers not heard of for `forget_after_s`, but for those spared."""
         oldest_s = self.aged_now_s(now_s) - self._settings.forget_after_s
-        gone = tuple(w for w, view in self._workers.items() if view.seen_at_s < oldest_s)
-        for worker_id in gone:
-            self.fold_left(worker_id)
-        return gone
+        return tuple(w for w, view in self._workers.items() if view.seen_at_s < oldest_s and w not in spared)
 
     def aged_now_s(self, now_s: float) -> float:
         """The moment up to which statuses age: now, or when the bus went away."""

@@ -42,6 +42,9 @@ class Router:
         self._enqueued: Ledger[QueueClass] = Ledger(settings.placements_max)
         """Prompts sent to the queue that its mirror may not show yet."""
         self._claims: set[str] = set()
+        self._linked: frozenset[WorkerId] = frozenset()
+        self._departed: set[WorkerId] = set()
+        """Gone from the bus and still linked."""
         self.trimmed_blocks = 0
         """Blocks dropped from the index since its start because a worker claimed more than it can hold."""
 
@@ -52,6 +55,7 @@ class Router:
         self.forget_silent(now_s)
         if not self.fleet.fold_status(status, now_s):
             return None
+        self._departed.discard(status.worker_id)
         return self._note(
             self.index.fold_worker(
                 status.worker_id,
@@ -62,17 +66,23 @@ class Router:
         )
 
     def fold_left(self, worker_id: WorkerId) -> None:
-        """Take a departure, announced or noticed by a broken link."""
-        self.fleet.fold_left(worker_id)
-        self.index.forget(worker_id)
-        self._hits.forget(worker_id)
+        """Take a departure from the bus; a worker that is linked is kept until its link ends too."""
+        if worker_id in self._linked:
+            self._departed.add(worker_id)
+        else:
+            self._drop(worker_id)
+
+    def fold_links(self, linked: frozenset[WorkerId]) -> None:
+        """Take which workers open links reach: they live, whatever the bus says or forgot of them."""
+        self._linked = linked
+        for worker_id in sorted(self._departed - linked):
+            self._drop(worker_id)
 
     def forget_silent(self, now_s: float) -> tuple[WorkerId, ...]:
-        """Drop workers not heard of for too long; returns who."""
-        gone = self.fleet.forget(now_s)
+        """Drop workers not heard of for too long and not linked; returns who."""
+        gone = self.fleet.silent(now_s, spared=self._linked)
         for worker_id in gone:
-            self.index.forget(worker_id)
-            self._hits.forget(worker_id)
+            self._drop(worker_id)
         return gone
 
     def fold_kv(self, batch: KvEventBatch) -> GapFound | None:
@@ -176,6 +186,12 @@ class Router:
         )
 
     # Inside ------------------------------------------------------------------------------------------
+
+    def _drop(self, worker_id: WorkerId) -> None:
+        self._departed.discard(worker_id)
+        self.fleet.fold_left(worker_id)
+        self.index.forget(worker_id)
+        self._hits.forget(worker_id)
 
     def _remember(self, query: PlacementQuery, placed: Placement, now_s: float) -> None:
         view = self.fleet.get(placed.worker_id)

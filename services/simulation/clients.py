@@ -22,7 +22,7 @@ from services.gateway.port import ServeOptions
 from services.runtime.tasks import Nursery
 from services.simulation.observation import ClientEnd, Outcome
 from services.simulation.scenario import Arrival
-from services.simulation.trace import Trace
+from services.simulation.transcript import Trace
 
 TOKEN_IDS = 3000
 """Prompts are made of so many different tokens."""

@@ -12,7 +12,7 @@ from services.cluster.inprocess import InProcessCluster
 from services.domain.errors import EngineFailed
 from services.runtime.tasks import Nursery
 from services.simulation.clients import Clients
-from services.simulation.trace import Trace
+from services.simulation.transcript import Trace
 
 RESTART_S = 1.0
 """From a process that ended by itself to its successor."""

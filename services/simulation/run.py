@@ -10,7 +10,7 @@ from services.runtime.clock import DeadlockError, run_virtual
 from services.simulation.invariants import Violation, judge
 from services.simulation.observation import Observation
 from services.simulation.scenario import Scenario
-from services.simulation.trace import Event, Trace
+from services.simulation.transcript import Event, Trace
 from services.simulation.world import World
 
 

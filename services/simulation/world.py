@@ -28,7 +28,7 @@ from services.simulation.faults import Faults
 from services.simulation.observation import Observation, Sample
 from services.simulation.processes import Processes
 from services.simulation.scenario import Scenario
-from services.simulation.trace import Trace, client_of, describe
+from services.simulation.transcript import Trace, client_of, describe
 from services.worker.settings import WorkerSettings
 
 SAMPLE_EVERY_S = 0.5
