@@ -94,6 +94,7 @@ class DecodePhase:
             ticket,
             digest=prompt_digest(message.request.prompt_token_ids, message.request.scope),
             prompt_tokens=message.request.prompt_tokens,
+            emitted_count=len(message.emitted_token_ids),
             age_s=0.0,
             compatibility=self._info.limits.compatibility,
             block_size_tokens=self._info.limits.block_size_tokens,

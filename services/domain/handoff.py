@@ -84,6 +84,7 @@ def check_ticket(
     *,
     digest: str,
     prompt_tokens: int,
+    emitted_count: int,
     age_s: float,
     compatibility: str,
     block_size_tokens: int,
@@ -95,6 +96,7 @@ def check_ticket(
         ticket: as received.
         digest: `prompt_digest` of the prompt that decode is asked to continue.
         prompt_tokens: of that prompt.
+        emitted_count: output tokens that decode is asked to continue behind.
         age_s: time since the ticket was received, by the holder's own clock.
         compatibility: the decode engine's own compatibility text.
         block_size_tokens: the decode engine's block size.
@@ -103,12 +105,14 @@ def check_ticket(
     needed = blocks_for(ticket.prompt_tokens, ticket.block_size_tokens)
     if already_used:
         return "ticket was used before"
-    if age_s >= ticket.lease_s:
+    if not age_s < ticket.lease_s:  # a lease that is no number has ended
         return f"lease ended: {age_s:.3f} s old, lease {ticket.lease_s:.3f} s"
     if ticket.digest != digest:
         return "ticket belongs to another prompt"
     if ticket.prompt_tokens != prompt_tokens:
         return f"ticket is for {ticket.prompt_tokens} tokens, the prompt has {prompt_tokens}"
+    if emitted_count > 1:
+        return f"ticket holds the KV of its prompt, not of {emitted_count} emitted tokens"
     if ticket.compatibility != compatibility:
         return f"KV layouts differ: {ticket.compatibility!r} cannot be read as {compatibility!r}"
     if ticket.block_size_tokens != block_size_tokens:

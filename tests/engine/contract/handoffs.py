@@ -76,6 +76,7 @@ class HandoffContract:
                 ticket,
                 digest=digest,
                 prompt_tokens=50,
+                emitted_count=1,
                 age_s=0.0,
                 compatibility=pair.decode.info.limits.compatibility,
                 block_size_tokens=pair.decode.info.limits.block_size_tokens,
