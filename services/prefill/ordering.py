@@ -1,12 +1,15 @@
 """Which waiting task a worker with room should take: one pure function.
 
 Comes in: the queue as this worker sees it, what this worker's cache holds, how fast it is.
-Goes out: a task to claim, or how long to wait, with the reason.
-Order: deadline-aware shortest remaining prefill. A task whose first token would be late unless it
-starts now goes first, then by predicted prefill seconds of its uncached tail. A task that has waited
-for a multiple of its own prefill time moves up, so that a long prompt is not starved by short ones:
+Goes out: a task to claim, one to drop, or how long to wait, with the reason.
+Order: more urgent priorities first, and within one, deadline-aware shortest remaining prefill. A task
+whose first token would be late unless it starts now goes first, then by predicted prefill seconds of its
+uncached tail. A task that has waited for a multiple of its own prefill time moves up past shorter ones:
 the key is `prefill_s` divided by the response ratio `(prefill_s + waited_s) / prefill_s` (Hansen 1971,
 highest response ratio next), so that length and waiting both count.
+Nobody starves: a task that was passed over for OVERDUE_S goes before all that were not, oldest first. So it
+waits at most that long and until those that are older are done. A task that would end after its deadline
+even if it started now is dropped: computing it would only make others late.
 Not here: the claim (`services.prefill.phase`).
 """
 
@@ -15,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from services.domain.blocks import BlockHash
+from services.domain.errors import DeadlineUnmeetable
 from services.domain.ids import GatewayId, WorkerId
 from services.domain.performance import PerformanceModel
 from services.domain.task import QueuedTask, TaskRecord
@@ -56,12 +60,25 @@ class Take:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Drop:
+    """Take this task out of the queue: it can no longer meet its deadline."""
+
+    queued: QueuedTask
+    error: DeadlineUnmeetable
+    """What its gateway is told."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Leave:
     """Claim nothing now; look again after `retry_s`, or at the next change when it is None."""
 
     retry_s: float | None
     reason: str
 
+
+OVERDUE_S = 10.0
+"""Waiting time from which on a task goes before all younger ones, whatever their priority and length: as
+long as the router's default lets an interactive prompt wait at all (twenty TTFT targets)."""
 
 RACE_STEP_S = 0.002
 """How much later each further worker tries for the same task, so that idle workers do not collide.
@@ -70,8 +87,8 @@ A whole claim takes at least 1 ms (docs/decisions/0002), and its news has to tra
 """
 
 
-def order(tasks: Sequence[QueuedTask], claimant: Claimant) -> Take | Leave:
-    """Choose the task to claim.
+def order(tasks: Sequence[QueuedTask], claimant: Claimant) -> Take | Drop | Leave:
+    """Choose the task to claim, or one to drop.
 
     Args:
         tasks: everything in the queue; claimed tasks and those of other models are passed over.
@@ -95,6 +112,9 @@ def order(tasks: Sequence[QueuedTask], claimant: Claimant) -> Take | Leave:
         if patience_s > 0:
             retry_s = patience_s if retry_s is None else min(retry_s, patience_s)
             continue
+        hopeless = _hopeless(queued, prefill_s)
+        if hopeless is not None:
+            return Drop(queued=queued, error=hopeless)
         take = Take(
             queued=queued,
             overlap_tokens=overlap,
@@ -110,12 +130,29 @@ def order(tasks: Sequence[QueuedTask], claimant: Claimant) -> Take | Leave:
     return Leave(retry_s=retry_s, reason="nothing that this worker may take now")
 
 
+def _hopeless(queued: QueuedTask, prefill_s: float) -> DeadlineUnmeetable | None:
+    """Say so when a task that nobody has begun would end after its deadline."""
+    deadline_s = queued.record.deadline_s
+    predicted_s = queued.waited_s + prefill_s + queued.record.decode_s
+    if deadline_s is None or queued.attempts or predicted_s <= deadline_s:
+        return None
+    return DeadlineUnmeetable(
+        message=f"after {queued.waited_s:.2f} s in the queue it would end {predicted_s:.2f} s after it came, "
+        f"later than its deadline of {deadline_s:.2f} s",
+        predicted_s=predicted_s,
+        deadline_s=deadline_s,
+        retry_after_s=predicted_s - deadline_s,
+    )
+
+
 def _urgency(queued: QueuedTask, prefill_s: float) -> tuple[float, ...]:
+    tie = _hash(queued.record.task_id)
+    if queued.waited_s >= OVERDUE_S:
+        return (0.0, -queued.waited_s, tie)
     slack_s = queued.record.ttft_target_s - queued.waited_s - prefill_s
     near = 0 <= slack_s < prefill_s  # one that is late already cannot be saved by going first
     aged_s = prefill_s * prefill_s / (prefill_s + queued.waited_s)
-    tie = _hash(queued.record.task_id)
-    return (queued.record.priority, 0.0 if near else 1.0, aged_s, tie)
+    return (1.0, queued.record.priority, 0.0 if near else 1.0, aged_s, tie)
 
 
 def _overlap_tokens(record: TaskRecord, claimant: Claimant) -> int:

@@ -11,18 +11,24 @@ Not here: which task to take (`services.prefill.ordering`), decode (`services.de
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
 
 from services.bus.port import Bus, QueueView
-from services.domain.errors import BusUnavailable, EngineFailed, ServingError
+from services.domain.errors import (
+    BusUnavailable,
+    DeadlineExceeded,
+    DeadlineUnmeetable,
+    EngineFailed,
+    ServingError,
+)
 from services.domain.handoff import Handoff
 from services.domain.ids import GatewayId, RequestId, TaskId, WorkerId
 from services.domain.link import HandoffAnswer, HandoffOffer, TaskFailed, TaskStarted
 from services.domain.stream import Delta, FinishReason
-from services.domain.task import ClaimedTask, QueuedTask
+from services.domain.task import QueuedTask
 from services.engine.port import Engine, EngineInfo, Prefilled, PrefillJob
 from services.link.port import GatewayLink
-from services.prefill.ordering import Claimant, Leave, Take, order
+from services.prefill.job import Job
+from services.prefill.ordering import Claimant, Drop, Leave, Take, order
 from services.prefill.orphans import orphans
 from services.prefill.settings import PrefillSettings
 from services.runtime.clock import Clock
@@ -39,29 +45,6 @@ LOOK_AGAIN_S_MIN = 0.0001
 
 CLAIM_RETRY_S = 0.1
 """Wait after a claim that the bus did not confirm: it may be away for long, and says so at once."""
-
-
-@dataclass(slots=True, kw_only=True)
-class _Job:
-    claimed: ClaimedTask
-    started_s: float
-    prompt_tokens: int
-    offered: Prefilled | None = None
-    timer: asyncio.TimerHandle | None = None
-    writing: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held while the queue's entry is written: each write needs the revision that the last one made."""
-
-    @property
-    def task_id(self) -> TaskId:
-        return self.claimed.task.record.task_id
-
-    @property
-    def gateway_id(self) -> GatewayId:
-        return self.claimed.task.record.gateway_id
-
-    @property
-    def request_id(self) -> RequestId:
-        return self.claimed.task.request.request_id
 
 
 class PrefillPhase:
@@ -89,7 +72,7 @@ class PrefillPhase:
         self._claimant = claimant
         self._clock = clock
         self._meters = meters
-        self._jobs: dict[RequestId, _Job] = {}
+        self._jobs: dict[RequestId, Job] = {}
         self._open = True
         self._wake = asyncio.Event()
         self._nursery = Nursery("prefill")
@@ -151,14 +134,19 @@ class PrefillPhase:
 
     async def _claim_while_room(self, view: QueueView) -> float:
         while self._open and self._has_room():
-            match order(view.tasks(), self._claimant()):
-                case Leave(retry_s=retry_s):
-                    return (
-                        LOOK_AGAIN_S if retry_s is None else min(max(retry_s, LOOK_AGAIN_S_MIN), LOOK_AGAIN_S)
-                    )
-                case Take(queued=queued):
-                    if not await self._claim(queued):
-                        return CLAIM_RETRY_S
+            choice = order(view.tasks(), self._claimant())
+            try:
+                match choice:
+                    case Leave(retry_s=retry_s):
+                        wait_s = LOOK_AGAIN_S if retry_s is None else max(retry_s, LOOK_AGAIN_S_MIN)
+                        return min(wait_s, LOOK_AGAIN_S)
+                    case Take(queued=queued):
+                        await self._take(queued)
+                    case Drop(queued=queued, error=error):
+                        await self._drop(queued, error)
+            except BusUnavailable as silence:
+                log.warning("a claim is not confirmed: %s", silence)
+                return CLAIM_RETRY_S
         return LOOK_AGAIN_S
 
     def _has_room(self) -> bool:
@@ -166,19 +154,29 @@ class PrefillPhase:
         computing = sum(j.prompt_tokens for j in self._jobs.values() if j.offered is None)
         return computing < self._info.limits.step_tokens_max
 
-    async def _claim(self, queued: QueuedTask) -> bool:
-        try:
-            claimed = await self._bus.queue.claim(queued, self._worker_id)
-        except BusUnavailable as error:
-            log.warning("claim of %s not confirmed: %s", queued.record.task_id, error)
-            return False
-        if claimed is None:
-            self._meters.count("baton_queue_claims_total", outcome="lost")
-            return True
-        self._meters.count("baton_queue_claims_total", outcome="won")
+    async def _claim(self, queued: QueuedTask) -> Job | None:
+        """Claim a task; None when another worker was first.
+
+        Raises:
+            BusUnavailable: nobody knows who has it.
+        """
+        claimed = await self._bus.queue.claim(queued, self._worker_id)
+        self._meters.count("baton_queue_claims_total", outcome="lost" if claimed is None else "won")
+        return None if claimed is None else Job(claimed=claimed, started_s=self._clock.now_s())
+
+    async def _drop(self, queued: QueuedTask, deadline: DeadlineUnmeetable) -> None:
+        """Take a hopeless task out of the queue and tell its gateway."""
+        job = await self._claim(queued)
+        if job is not None:
+            self._fail(job, deadline)
+
+    async def _take(self, queued: QueuedTask) -> None:
+        """Claim a task and begin it."""
+        job = await self._claim(queued)
+        if job is None:
+            return
+        claimed, request = job.claimed, job.claimed.task.request
         self._meters.observe("baton_queue_wait_seconds", claimed.waited_s)
-        request = claimed.task.request
-        job = _Job(claimed=claimed, started_s=self._clock.now_s(), prompt_tokens=request.prompt_tokens)
         if claimed.claim.attempt > self._settings.attempts_max:
             self._fail(
                 job,
@@ -186,8 +184,13 @@ class PrefillPhase:
                     message=f"prefill failed {self._settings.attempts_max} times", worker_id=self._worker_id
                 ),
             )
-            return True
+            return
         self._jobs[request.request_id] = job
+        deadline_s = claimed.task.record.deadline_s
+        if deadline_s is not None:
+            job.timer = asyncio.get_running_loop().call_later(
+                deadline_s - claimed.waited_s, self._expire, request.request_id
+            )
         self._tell(
             job,
             TaskStarted(
@@ -198,7 +201,6 @@ class PrefillPhase:
             ),
         )
         self._engine.submit(PrefillJob(request=request))
-        return True
 
     def finished(self, result: Prefilled) -> None:
         """The engine ended a prefill job of this phase."""
@@ -210,11 +212,12 @@ class PrefillPhase:
             return
         if result.first.finish in (FinishReason.ERROR, FinishReason.ABORTED):
             del self._jobs[result.request_id]
+            job.disarm()
             self._retry_or_fail(job, result.first.error)
             return
         self._offer(job, result)
 
-    def _offer(self, job: _Job, result: Prefilled) -> None:
+    def _offer(self, job: Job, result: Prefilled) -> None:
         prefill_s = self._clock.now_s() - job.started_s
         self._meters.observe("baton_prefill_seconds", prefill_s)
         handoff = Handoff(
@@ -228,11 +231,22 @@ class PrefillPhase:
             prefill_s=prefill_s,
         )
         job.offered = result
+        job.disarm()
         job.timer = asyncio.get_running_loop().call_later(
             self._settings.answer_timeout_s, self._unanswered, result.request_id
         )
         if not self._tell(job, HandoffOffer(handoff=handoff)):
             self._unanswered(result.request_id)
+
+    def _expire(self, request_id: RequestId) -> None:
+        """Stop a prefill whose deadline passed; its gateway need not be asked."""
+        job = self._jobs.get(request_id)
+        deadline_s = None if job is None else job.claimed.task.record.deadline_s
+        if job is None or job.offered is not None or deadline_s is None:
+            return
+        self._stop(job)
+        message = f"the deadline passed {deadline_s:.3f} s after the task was queued, during its prefill"
+        self._fail(job, DeadlineExceeded(message=message, deadline_s=deadline_s))
 
     def answered(self, answer: HandoffAnswer) -> None:
         """A gateway said what became of a handoff."""
@@ -247,10 +261,9 @@ class PrefillPhase:
         if job is not None:
             self._close_job(job, outcome="unanswered", release=True)
 
-    def _close_job(self, job: _Job, *, outcome: str, release: bool) -> None:
+    def _close_job(self, job: Job, *, outcome: str, release: bool) -> None:
         del self._jobs[job.request_id]
-        if job.timer is not None:
-            job.timer.cancel()
+        job.disarm()
         self._meters.count("baton_handoffs_total", outcome=outcome)
         if job.offered is not None and job.offered.ticket is not None:
             if release:
@@ -278,28 +291,27 @@ class PrefillPhase:
             self._stop(job)
             self._later(self._complete(job), "complete")
 
-    def _stop(self, job: _Job) -> None:
+    def _stop(self, job: Job) -> None:
         self._jobs.pop(job.request_id, None)
-        if job.timer is not None:
-            job.timer.cancel()
+        job.disarm()
         if job.offered is None:
             self._engine.abort(job.request_id)
         elif job.offered.ticket is not None:
             self._engine.release(job.offered.ticket.ticket_id)
 
-    def _retry_or_fail(self, job: _Job, error: ServingError | None) -> None:
+    def _retry_or_fail(self, job: Job, error: ServingError | None) -> None:
         retryable = error is None or error.retryable
         if retryable and job.claimed.claim.attempt < self._settings.attempts_max:
             self._later(self._give_back(job), "give back")
             return
         self._fail(job, error or EngineFailed(message="prefill was aborted", worker_id=self._worker_id))
 
-    def _fail(self, job: _Job, error: ServingError) -> None:
+    def _fail(self, job: Job, error: ServingError) -> None:
         final = Delta(request_id=job.request_id, finish=FinishReason.ERROR, error=error)
         self._tell(job, TaskFailed(task_id=job.task_id, request_id=job.request_id, final=final))
         self._later(self._complete(job), "complete")
 
-    def _tell(self, job: _Job, message: TaskStarted | HandoffOffer | TaskFailed) -> bool:
+    def _tell(self, job: Job, message: TaskStarted | HandoffOffer | TaskFailed) -> bool:
         link = self._links.get(job.gateway_id)
         return link is not None and link.send(message)
 
@@ -309,7 +321,7 @@ class PrefillPhase:
             for job in list(self._jobs.values()):
                 await self._renew_one(job)
 
-    async def _renew_one(self, job: _Job) -> None:
+    async def _renew_one(self, job: Job) -> None:
         async with job.writing:
             if self._jobs.get(job.request_id) is not job:
                 return
@@ -330,14 +342,14 @@ class PrefillPhase:
         except RuntimeError:
             log.debug("%s after close: the claim ends by itself", name)
 
-    async def _complete(self, job: _Job) -> None:
+    async def _complete(self, job: Job) -> None:
         async with job.writing:
             try:
                 await self._bus.queue.complete(job.claimed)
             except BusUnavailable as error:
                 log.warning("completion of %s not confirmed: %s", job.task_id, error)
 
-    async def _give_back(self, job: _Job) -> None:
+    async def _give_back(self, job: Job) -> None:
         async with job.writing:
             try:
                 await self._bus.queue.give_back(job.claimed)

@@ -10,7 +10,7 @@ from services.domain.blocks import BlockHash
 from services.domain.ids import GatewayId, TaskId, WorkerId
 from services.domain.performance import preset
 from services.domain.task import Claim, PrefixMark, QueuedTask, TaskRecord
-from services.prefill.ordering import Claimant, Leave, Take, order
+from services.prefill.ordering import OVERDUE_S, Claimant, Drop, Leave, Take, order
 
 GATEWAY = GatewayId("gateway")
 BLOCK_TOKENS = 16
@@ -37,6 +37,9 @@ def queued(
     waited_s: float = 0.0,
     priority: int = 0,
     ttft_target_s: float = 10.0,
+    deadline_s: float | None = None,
+    decode_s: float = 0.0,
+    attempts: int = 0,
     marks: tuple[tuple[int, int], ...] = (),
 ) -> QueuedTask:
     """Make an unclaimed task."""
@@ -47,10 +50,11 @@ def queued(
         priority=priority,
         prompt_tokens=tokens,
         marks=tuple(PrefixMark(depth_blocks=d, block_hash=BlockHash(h)) for d, h in marks),
-        deadline_s=None,
+        deadline_s=deadline_s,
         ttft_target_s=ttft_target_s,
+        decode_s=decode_s,
     )
-    return QueuedTask(record=record, revision=1, claim=None, attempts=0, waited_s=waited_s)
+    return QueuedTask(record=record, revision=1, claim=None, attempts=attempts, waited_s=waited_s)
 
 
 def taken(tasks: list[QueuedTask], worker: Claimant) -> str:
@@ -88,6 +92,69 @@ def test_a_task_that_would_be_late_unless_it_starts_now_goes_first() -> None:
 def test_priority_comes_before_everything() -> None:
     """A more urgent class is served first, whatever its length."""
     assert taken([queued("batch", tokens=10, priority=5), queued("chat", tokens=9000)], claimant()) == "chat"
+
+
+def test_a_task_that_was_passed_over_for_too_long_goes_first() -> None:
+    """Batch work that waited for OVERDUE_S is not overtaken any more, and the oldest goes first."""
+    chat = queued("chat", tokens=10)
+    almost = queued("almost", priority=5, waited_s=OVERDUE_S * 0.99)
+    assert taken([chat, almost], claimant()) == "chat"
+    overdue, older = (
+        queued("overdue", waited_s=OVERDUE_S),
+        queued("older", priority=9, waited_s=OVERDUE_S + 1),
+    )
+    assert taken([chat, almost, overdue], claimant()) == "overdue"
+    assert taken([overdue, chat, older], claimant()) == "older"
+
+
+def test_a_task_that_cannot_meet_its_deadline_is_dropped() -> None:
+    """It is named with what is predicted and what was allowed; one that just can is taken."""
+    prefill_s = claimant().performance.prompt_s(prompt_tokens=1000, cached_tokens=0, step_tokens_max=8192)
+    just = queued("just", waited_s=1.0, decode_s=0.5, deadline_s=1.501 + prefill_s)
+    assert taken([just], claimant()) == "just"
+    choice = order([queued("late", waited_s=1.0, decode_s=0.5, deadline_s=1.499 + prefill_s)], claimant())
+    assert isinstance(choice, Drop)
+    assert choice.error.predicted_s == 1.5 + prefill_s
+    assert choice.error.deadline_s == 1.499 + prefill_s
+    assert choice.error.retry_after_s is not None
+    assert choice.error.retry_after_s > 0
+
+
+def test_what_has_begun_is_never_dropped() -> None:
+    """A task that another worker claimed before and lost is taken, however late it is."""
+    assert taken([queued("again", waited_s=5.0, deadline_s=5.0, attempts=1)], claimant()) == "again"
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 40), st.integers(1, 60_000), st.integers(-3, 3)), min_size=1, max_size=40)
+)
+def test_nobody_starves(arrivals: list[tuple[float, int, int]]) -> None:
+    """Whatever arrives, a task waits at most OVERDUE_S, and then for what is older and for what runs."""
+    worker = claimant()
+    waiting = {
+        f"t{i}": (at_s, tokens, priority) for i, (at_s, tokens, priority) in enumerate(sorted(arrivals))
+    }
+    work_s = {
+        name: worker.performance.prompt_s(prompt_tokens=tokens, cached_tokens=0, step_tokens_max=8192)
+        for name, (_, tokens, _) in waiting.items()
+    }
+    arrived_s = {name: row[0] for name, row in waiting.items()}
+    now_s = 0.0
+    while waiting:
+        seen = [
+            queued(name, tokens=tokens, waited_s=now_s - at_s, priority=priority, ttft_target_s=0.5)
+            for name, (at_s, tokens, priority) in waiting.items()
+            if at_s <= now_s
+        ]
+        if not seen:
+            now_s = min(at_s for at_s, _, _ in waiting.values())
+            continue
+        name = taken(seen, worker)
+        waited_s = now_s - arrived_s[name]
+        older_s = sum(work_s[other] for other, at_s in arrived_s.items() if at_s <= arrived_s[name])
+        assert waited_s <= OVERDUE_S + older_s + max(work_s.values()) + 1e-6
+        now_s += work_s[name]
+        del waiting[name]
 
 
 def test_what_cannot_be_served_here_is_passed_over() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 
 from services.bus.memory import MemoryBroker, MemoryBus
 from services.domain.blocks import CacheScope
+from services.domain.errors import DeadlineExceeded, DeadlineUnmeetable, ServingError
 from services.domain.handoff import Handoff
 from services.domain.ids import GatewayId, RequestId, TaskId, WorkerId
 from services.domain.link import HandoffAnswer, HandoffOffer, TaskFailed, TaskStarted, ToGateway
@@ -35,6 +36,10 @@ class Inbox:
         """Keep a message."""
         self.messages.append(message)
         return True
+
+    def failures(self) -> list[ServingError | None]:
+        """Errors of tasks that were given up."""
+        return [m.final.error for m in self.messages if isinstance(m, TaskFailed)]
 
     def offers(self) -> list[Handoff]:
         """Handoffs offered so far."""
@@ -88,7 +93,9 @@ class Station:
         await self.phase.close()
         await self.engine.stop()
 
-    async def enqueue(self, name: str, tokens: int = 2000) -> None:
+    async def enqueue(
+        self, name: str, tokens: int = 2000, *, deadline_s: float = 600.0, decode_s: float = 0.0
+    ) -> None:
         """Put a task in the queue."""
         record = TaskRecord(
             task_id=TaskId(name),
@@ -97,8 +104,9 @@ class Station:
             priority=0,
             prompt_tokens=tokens,
             marks=(),
-            deadline_s=600.0,
+            deadline_s=deadline_s,
             ttft_target_s=1.0,
+            decode_s=decode_s,
         )
         request = InferenceRequest(
             request_id=RequestId(name),
@@ -240,5 +248,40 @@ def test_an_engine_that_dies_is_told_to_the_gateway_in_the_end() -> None:
         await asyncio.sleep(5.0)
         assert [m for m in station.inbox.messages if isinstance(m, TaskFailed)]
         assert await station.gateway_bus.queue.waiting_count() == 0
+
+    at_station(work)
+
+
+def test_a_deadline_ends_a_prefill_without_the_bus() -> None:
+    """The bus is away and cannot remove the task: the phase's own timer stops the engine in time."""
+
+    async def work(station: Station) -> None:
+        await station.enqueue("t", tokens=8000, deadline_s=1.5)
+        await asyncio.sleep(0.1)
+        station.broker.partition("p", cut=True)
+        station.broker.partition("gateway", cut=True)
+        # What it was predicted to take fits; the engine hangs.
+        station.engine.freeze()
+        await asyncio.sleep(1.5)
+        station.engine.thaw()
+        assert len(station.phase) == 0
+        assert [type(e) for e in station.inbox.failures()] == [DeadlineExceeded]
+        await asyncio.sleep(0.1)
+        assert station.engine.load().kv_used_blocks == 0
+        assert station.inbox.offers() == []
+
+    at_station(work)
+
+
+def test_a_hopeless_task_leaves_the_queue_uncomputed() -> None:
+    """What can no longer be done in time is told to its gateway, and the engine never sees it."""
+
+    async def work(station: Station) -> None:
+        await station.enqueue("t", deadline_s=1.0, decode_s=0.99)
+        await asyncio.sleep(0.01)
+        assert [type(e) for e in station.inbox.failures()] == [DeadlineUnmeetable]
+        assert not any(isinstance(m, TaskStarted) for m in station.inbox.messages)
+        assert station.engine.load().waiting_count == 0
+        assert station.broker.tasks_count() == 0
 
     at_station(work)
