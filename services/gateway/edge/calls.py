@@ -19,6 +19,8 @@ class Envelope:
     """What a caller says beside the body."""
 
     request_id: str
+    arrived_s: float
+    """When the call came, by the gateway's clock; its deadline counts from here."""
     deadline_s: float | None
     """Time the caller would wait; None takes the gateway's default."""
 

@@ -97,7 +97,12 @@ def render_error(error: ServingError) -> bytes:
 def retry_after_s(error: ServingError) -> int | None:
     """Whole seconds for the `Retry-After` header, at least 1; None when the error promises nothing."""
     match error:
-        case errors.Saturated() | errors.RateLimited() | errors.NotReady():
-            return max(1, math.ceil(error.retry_after_s))
+        case (
+            errors.Saturated(retry_after_s=float() | int() as after_s)
+            | errors.RateLimited(retry_after_s=float() | int() as after_s)
+            | errors.NotReady(retry_after_s=float() | int() as after_s)
+            | errors.DeadlineUnmeetable(retry_after_s=float() | int() as after_s)
+        ):
+            return max(1, math.ceil(after_s))
         case _:
             return None

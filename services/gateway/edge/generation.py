@@ -28,6 +28,7 @@ from services.gateway.edge.sequence_text import Finish, Token
 from services.gateway.edge.settings import EdgeSettings
 from services.gateway.edge.tally import Tally
 from services.gateway.port import Serving
+from services.runtime.clock import Clock
 from services.runtime.metrics import Meters
 
 log = logging.getLogger(__name__)
@@ -79,6 +80,7 @@ class Generation:
         admission: Admission,
         active_ids: ActiveIds,
         meters: Meters,
+        clock: Clock,
     ) -> None:
         self._settings = settings
         self._serving = serving
@@ -86,6 +88,7 @@ class Generation:
         self._admission = admission
         self._active_ids = active_ids
         self._meters = meters
+        self._clock = clock
         self._bodies = BodyBudget(settings.bodies_bytes_max)
         self._chat_decoder = msgspec.json.Decoder(ChatBody)
         self._completion_decoder = msgspec.json.Decoder(CompletionBody)
@@ -158,6 +161,7 @@ class Generation:
         timeout = exchange.header(b"x-request-timeout-s")
         return Envelope(
             request_id=request_id,
+            arrived_s=self._clock.now_s(),
             deadline_s=None
             if timeout is None
             else check_deadline_s(timeout.decode("latin-1"), self._settings.deadline_s_max),

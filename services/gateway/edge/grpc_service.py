@@ -25,6 +25,7 @@ from services.gateway.edge.sequence_text import Finish, Token
 from services.gateway.edge.settings import EdgeSettings
 from services.gateway.edge.tally import Tally
 from services.gateway.port import Serving
+from services.runtime.clock import Clock
 from services.runtime.metrics import Meters
 from services.wire.generated.baton.v1 import inference_pb2 as pb
 from services.wire.generated.baton.v1 import inference_pb2_grpc
@@ -35,6 +36,8 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 ERROR_CODE_KEY = "baton-error-code"
 REQUEST_ID_KEY = "x-request-id"
+PUSHBACK_KEY = "grpc-retry-pushback-ms"
+"""How long a client with a retry policy waits before its next try (gRPC proposal A6, server pushback)."""
 
 
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
@@ -49,6 +52,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         admission: Admission,
         active_ids: ActiveIds,
         meters: Meters,
+        clock: Clock,
     ) -> None:
         self._settings = settings
         self._serving = serving
@@ -56,6 +60,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         self._admission = admission
         self._active_ids = active_ids
         self._meters = meters
+        self._clock = clock
         self.active_count = 0
 
     async def Generate(  # noqa: N802 - named by the proto
@@ -157,6 +162,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         left_s = cast("float | None", context.time_remaining())  # None without a deadline, unlike its type
         return Envelope(
             request_id=new_request_id() if given is None else check_request_id(str(given)),
+            arrived_s=self._clock.now_s(),
             deadline_s=None if left_s is None else min(left_s, self._settings.deadline_s_max),
         )
 
@@ -165,5 +171,5 @@ async def _abort(context: Context, error: ServingError) -> NoReturn:
     trailing = [(ERROR_CODE_KEY, error.code)]
     after = retry_after_s(error)
     if after is not None:
-        trailing.append(("retry-after", str(after)))
+        trailing += [("retry-after", str(after)), (PUSHBACK_KEY, str(after * 1000))]
     await context.abort(row_of(error).grpc_code, error.message, tuple(trailing))

@@ -9,7 +9,13 @@ Not here: JSON (`json_body`), shapes (`openai_calls`).
 from collections.abc import Mapping
 
 from services.domain.blocks import CacheScope
-from services.domain.errors import ContextTooLong, InvalidRequest, NotReady, UnknownModel
+from services.domain.errors import (
+    ContextTooLong,
+    DeadlineExceeded,
+    InvalidRequest,
+    NotReady,
+    UnknownModel,
+)
 from services.domain.ids import RequestId
 from services.domain.placement import PathPreference
 from services.domain.request import InferenceRequest
@@ -22,6 +28,7 @@ from services.gateway.edge.settings import EdgeSettings
 from services.gateway.edge.tokenizing import Tokenizing
 from services.gateway.edge.unserved import refuse_unserved
 from services.gateway.port import ServeOptions, Serving
+from services.runtime.clock import Clock
 
 COMPLETION_TOKENS_DEFAULT = 16
 """`max_tokens` of a completion that names none, as in the OpenAI API."""
@@ -39,11 +46,13 @@ class Intake:
         serving: Serving,
         assets: Mapping[str, ModelAssets],
         tokenizing: Tokenizing,
+        clock: Clock,
     ) -> None:
         self._settings = settings
         self._serving = serving
         self._assets = assets
         self._tokenizing = tokenizing
+        self._clock = clock
 
     async def chat(self, body: ChatBody, envelope: Envelope, *, reports_tokens: bool = False) -> Call:
         """Check and tokenize a chat call.
@@ -189,12 +198,28 @@ class Intake:
             requests=tuple(requests),
             choices_per_prompt=choices,
             options=ServeOptions(
-                deadline_s=envelope.deadline_s,
+                deadline_s=self._left_s(envelope),
                 preference=PathPreference(body.baton.prefill if body.baton else "auto"),
             ),
             stops=choose_stops(body),
             reports_tokens=reports_tokens,
         )
+
+    def _left_s(self, envelope: Envelope) -> float | None:
+        """Say what reading and tokenizing left of the caller's time.
+
+        Raises:
+            DeadlineExceeded: nothing.
+        """
+        if envelope.deadline_s is None:
+            return None
+        left_s = envelope.deadline_s - (self._clock.now_s() - envelope.arrived_s)
+        if left_s <= 0:
+            raise DeadlineExceeded(
+                message=f"the deadline of {envelope.deadline_s:g} s passed while the request was read",
+                deadline_s=envelope.deadline_s,
+            )
+        return left_s
 
 
 def _fits(prompt: Prompt, context_tokens: int, param: str) -> Prompt:

@@ -46,12 +46,19 @@ class EdgeServer:
             serving: whoever answers; read at each call, so it may still be getting ready.
             meters: of this process.
             model_assets: by served model name.
-            clock: for `Retry-After`.
+            clock: for `Retry-After` and deadlines.
         """
-        self._admission = Admission(active_max=settings.requests_active_max, clock=clock or LoopClock())
+        clock = clock or LoopClock()
+        self._admission = Admission(active_max=settings.requests_active_max, clock=clock)
         self._tokenizing = Tokenizing(settings)
         active_ids = ActiveIds()
-        intake = Intake(settings=settings, serving=serving, assets=model_assets, tokenizing=self._tokenizing)
+        intake = Intake(
+            settings=settings,
+            serving=serving,
+            assets=model_assets,
+            tokenizing=self._tokenizing,
+            clock=clock,
+        )
         generation = Generation(
             settings=settings,
             serving=serving,
@@ -59,6 +66,7 @@ class EdgeServer:
             admission=self._admission,
             active_ids=active_ids,
             meters=meters,
+            clock=clock,
         )
         inspection = Inspection(
             serving=serving, admission=self._admission, meters=meters, openapi=describe(_version())
@@ -72,6 +80,7 @@ class EdgeServer:
                 admission=self._admission,
                 active_ids=active_ids,
                 meters=meters,
+                clock=clock,
             ),
             settings,
         )
