@@ -249,7 +249,7 @@ class VllmEngine:
         self._flush()
         if self._session is not None:
             leased = [lease.engine_request_id for lease in self._leases.end_all()]
-            await self._session.close(leased=leased)
+            await self._session.close(leased=leased, dead=self._failure is not None)
             self._session = None
         await self._nursery.close()
 

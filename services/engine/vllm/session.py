@@ -10,8 +10,10 @@ Not here: what jobs mean (`adapter`), what runs in the engine process (`connecto
 import asyncio
 import logging
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +81,7 @@ class Session:
         self._tasks: tuple[SupportedTask, ...] = ()
         self._commands: asyncio.Queue[Callable[[], Coroutine[Any, Any, object]]] = asyncio.Queue()
         self._subscription: KvSubscription | None = None
+        self._engine_pid: int | None = None
         self._adapters = {
             name: LoRARequest(lora_name=name, lora_int_id=number, lora_path=path)
             for number, (name, path) in enumerate(settings.adapters.items(), start=1)
@@ -113,6 +116,7 @@ class Session:
         self._tasks = await self._llm.get_supported_tasks()
         ranks = await self._call("baton_settle", os.getpid(), list(self._settings.cores), self._folder.name)
         facts = self._facts(ranks)
+        self._engine_pid = facts.engine_pid
         warm_up = SamplingParams(
             max_tokens=2,
             temperature=0,
@@ -197,15 +201,20 @@ class Session:
         """
         await self._llm.check_health()
 
-    async def close(self, *, leased: Sequence[str]) -> None:
+    async def close(self, *, leased: Sequence[str], dead: bool) -> None:
         """End the engine.
 
         Args:
             leased: engine ids of open leases; the engine process would wait for their end.
+            dead: the engine was given up: nothing more is said to it, and its process is killed, since one
+                that hangs or is stopped would hear no polite request.
         """
+        if dead and self._engine_pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(self._engine_pid, signal.SIGKILL)
         try:
             async with asyncio.timeout(_CLOSE_S):
-                if not self._llm.errored:
+                if not dead and not self._llm.errored:
                     await self._commands.join()
                     await self._call("baton_release", list(leased))
         except (TimeoutError, EngineDeadError) as failure:

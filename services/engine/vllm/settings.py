@@ -79,7 +79,7 @@ class VllmSettings(
     """How long KV blocks wait for their pull, whole seconds (vLLM's heartbeat divides them by 6)."""
     kv_check_frac: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
     """Share of handoffs of which a sample of blocks is fingerprinted here and compared by whoever pulls
-    them; 0 fingerprints none. All by default: it costs some 0.2 ms a handoff (docs/integrity.md)."""
+    them; 0 fingerprints none. All by default: it adds between 1 and 2 % to a handoff (docs/integrity.md)."""
     kv_check_blocks: Annotated[int, msgspec.Meta(ge=1, le=CHECKS_MAX)] = 4
     """Blocks fingerprinted per checked handoff, the prompt's last one always among them."""
     kv_load_failure: Literal["fail", "recompute"] = "fail"
