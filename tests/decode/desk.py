@@ -1,7 +1,9 @@
 """A decode phase under test: a simulated engine that reads tickets of a second one; a gateway's inbox."""
 
 import asyncio
+from collections.abc import Coroutine
 from dataclasses import replace
+from typing import Any
 
 from services.decode.phase import DecodePhase
 from services.domain.blocks import CacheScope
@@ -14,6 +16,7 @@ from services.engine.port import EngineStep, Prefilled, PrefillJob
 from services.engine.simulated.engine import SimulatedEngine
 from services.engine.simulated.fabric import Fabric
 from services.engine.simulated.settings import SimulatedSettings
+from services.runtime.clock import run_virtual
 from services.runtime.metrics import Meters
 
 
@@ -92,6 +95,11 @@ def start(
 ) -> StartDecode:
     """Make the message that begins a request."""
     return StartDecode(request=asked, ticket=ticket, emitted_token_ids=(), deadline_s=deadline_s)
+
+
+def play(story: Coroutine[Any, Any, None]) -> None:
+    """Run a story on the virtual clock."""
+    run_virtual(story)
 
 
 async def settle() -> None:

@@ -5,8 +5,7 @@ import asyncio
 from services.domain.errors import DeadlineExceeded, NotReady
 from services.domain.ids import RequestId
 from services.domain.stream import FinishReason
-from services.runtime.clock import run_virtual
-from tests.decode.desk import Desk, Inbox, ends, request, settle, start
+from tests.decode.desk import Desk, Inbox, ends, play, request, settle, start
 
 
 def test_one_frame_per_step_and_gateway() -> None:
@@ -28,7 +27,7 @@ def test_one_frame_per_step_and_gateway() -> None:
             assert all(sum(len(d.token_ids) for d in inbox.deltas(name)) == 50 for name in own)
         await desk.close()
 
-    run_virtual(main())
+    play(main())
 
 
 def test_a_deadline_ends_in_its_own_error() -> None:
@@ -45,7 +44,7 @@ def test_a_deadline_ends_in_its_own_error() -> None:
         assert desk.decode.load().kv_used_blocks == 0
         await desk.close()
 
-    run_virtual(main())
+    play(main())
 
 
 def test_after_a_cancel_nothing_more_is_said() -> None:
@@ -66,7 +65,7 @@ def test_after_a_cancel_nothing_more_is_said() -> None:
         assert desk.decode.load().kv_used_blocks == 0
         await desk.close()
 
-    run_virtual(main())
+    play(main())
 
 
 def test_a_gateway_that_is_gone_leaves_nothing() -> None:
@@ -86,7 +85,7 @@ def test_a_gateway_that_is_gone_leaves_nothing() -> None:
         assert desk.decode.load().kv_used_blocks == 0
         await desk.close()
 
-    run_virtual(main())
+    play(main())
 
 
 def test_a_draining_phase_finishes_and_begins_nothing() -> None:
@@ -103,4 +102,4 @@ def test_a_draining_phase_finishes_and_begins_nothing() -> None:
         assert isinstance(inbox.deltas("late")[0].error, NotReady)
         await desk.close()
 
-    run_virtual(main())
+    play(main())

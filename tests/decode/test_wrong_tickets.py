@@ -11,8 +11,7 @@ from services.domain.ids import EngineEpoch, TicketId
 from services.domain.integrity import CHECKS_MAX, BlockCheck
 from services.domain.link import Accepted, StartDecode
 from services.domain.stream import FinishReason
-from services.runtime.clock import run_virtual
-from tests.decode.desk import Desk, Inbox, ends, request, settle, start
+from tests.decode.desk import Desk, Inbox, ends, play, request, settle, start
 
 
 def refused(desk: Desk, inbox: Inbox, message: StartDecode) -> str:
@@ -65,7 +64,7 @@ def test_a_wrong_ticket_is_refused_with_its_reason(changes: dict[str, object], r
         assert ends(inbox.deltas("right")) == [FinishReason.LENGTH], "a refusal uses nothing up"
         await desk.close()
 
-    run_virtual(main())
+    play(main())
 
 
 def test_a_ticket_of_another_prompt_is_refused() -> None:
@@ -82,7 +81,7 @@ def test_a_ticket_of_another_prompt_is_refused() -> None:
             assert "another prompt" in refused(desk, inbox, start(asked, ticket))
         await desk.close()
 
-    run_virtual(main())
+    play(main())
 
 
 def test_a_ticket_continues_behind_at_most_its_first_token() -> None:
@@ -96,7 +95,7 @@ def test_a_ticket_continues_behind_at_most_its_first_token() -> None:
         assert "2 emitted tokens" in refused(desk, inbox, message)
         await desk.close()
 
-    run_virtual(main())
+    play(main())
 
 
 def test_a_ticket_is_used_once() -> None:
@@ -114,7 +113,7 @@ def test_a_ticket_is_used_once() -> None:
         await desk.decode.check_health()
         await desk.close()
 
-    run_virtual(main())
+    play(main())
 
 
 def test_used_tickets_are_remembered_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +133,7 @@ def test_used_tickets_are_remembered_and_bounded(monkeypatch: pytest.MonkeyPatch
         await settle()
         await desk.close()
 
-    run_virtual(main())
+    play(main())
 
 
 def test_blocks_of_an_engine_that_is_no_more_are_never_read() -> None:
@@ -152,4 +151,4 @@ def test_blocks_of_an_engine_that_is_no_more_are_never_read() -> None:
         await desk.decode.check_health()
         await desk.close()
 
-    run_virtual(main())
+    play(main())
