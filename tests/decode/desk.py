@@ -102,9 +102,9 @@ def play(story: Coroutine[Any, Any, None]) -> None:
     run_virtual(story)
 
 
-async def settle() -> None:
-    """Let everything that is going on come to its end, on the virtual clock."""
-    await asyncio.sleep(5.0)
+async def settle(duration_s: float = 5.0) -> None:
+    """Let time go by on the virtual clock; unless told otherwise, until everything has come to its end."""
+    await asyncio.sleep(duration_s)
 
 
 def ends(deltas: list[Delta]) -> list[FinishReason]:

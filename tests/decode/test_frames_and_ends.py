@@ -1,7 +1,5 @@
 """The decode phase: frames gather a step, ends are single."""
 
-import asyncio
-
 from services.domain.errors import DeadlineExceeded, NotReady
 from services.domain.ids import RequestId
 from services.domain.stream import FinishReason
@@ -54,7 +52,7 @@ def test_after_a_cancel_nothing_more_is_said() -> None:
         desk, inbox, stranger = Desk(), Inbox(), Inbox("stranger")
         await desk.open()
         desk.phase.start(inbox, start(request("r", max_tokens=5000)))
-        await asyncio.sleep(0.1)
+        await settle(0.1)
         desk.phase.cancel(stranger, RequestId("r"))
         assert len(desk.phase) == 1
         desk.phase.cancel(inbox, RequestId("r"))
@@ -77,7 +75,7 @@ def test_a_gateway_that_is_gone_leaves_nothing() -> None:
         for i in range(4):
             desk.phase.start(gone, start(request(f"g{i}", max_tokens=5000)))
         desk.phase.start(stays, start(request("s", max_tokens=30)))
-        await asyncio.sleep(0.05)
+        await settle(0.05)
         desk.phase.gateway_gone(gone)
         await settle()
         assert len(desk.phase) == 0
