@@ -6,7 +6,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from services.domain.errors import EngineFailed, InternalFault, Saturated
+from services.domain.errors import EngineFailed, InternalFault, KvCorrupt, Saturated
 from services.domain.handoff import Ticket
 from services.domain.ids import WorkerId
 from services.domain.stream import FinishReason
@@ -66,6 +66,40 @@ def test_ticket_of_another_prompt_poisons_silently() -> None:
             assert engine_of(pair.decode).drop_cache()
             clean = ask(request.prompt_token_ids)
             assert await pair.decode.decode(clean) == right_tokens(clean)
+
+    run_virtual(story())
+
+
+def test_without_checks_changed_blocks_give_wrong_tokens() -> None:
+    """With `kv_check_frac` at 0 a change stays unseen, as in vLLM: tokens are wrong, now and later."""
+
+    async def story() -> None:
+        async with two(msgspec.structs.replace(SETTINGS, kv_check_frac=0.0)) as pair:
+            request = ask(70)
+            ticket, _ = await pair.prefill.prefill(request)
+            assert ticket.checks == ()
+            engine_of(pair.decode).corrupt_next_pulls(1, place=0)
+            assert await pair.decode.decode(request, ticket=ticket) != right_tokens(request)
+            later = ask(request.prompt_token_ids)
+            assert await pair.decode.decode(later) != right_tokens(later)
+            assert pair.decode.heard.kv_checks == []
+
+    run_virtual(story())
+
+
+def test_only_sampled_blocks_are_compared() -> None:
+    """A change in a block outside of the sample is missed; the sample's own last block never is."""
+
+    async def story() -> None:
+        async with two(msgspec.structs.replace(SETTINGS, kv_check_blocks=1)) as pair:
+            for place, found in ((0, False), (-1, True)):
+                request = ask(70)
+                ticket, _ = await pair.prefill.prefill(request)
+                engine_of(pair.decode).corrupt_next_pulls(1, place=place)
+                pair.decode.engine.submit(DecodeJob(request=request, ticket=ticket))
+                final = await pair.decode.end_of(request.request_id)
+                assert isinstance(final.error, KvCorrupt) is found
+                assert pair.decode.heard.kv_checks[-1].matched is not found
 
     run_virtual(story())
 

@@ -1,6 +1,7 @@
 """The block pool keeps its books, whatever holdings do."""
 
 from collections import Counter
+from itertools import pairwise
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -39,6 +40,8 @@ class PoolBooks(RuleBasedStateMachine):
         self.open: dict[Holding, list[int]] = {}
         self.parents: dict[BlockHash, BlockHash] = {}
         """What a listener to the events believes can be read, and behind what."""
+        self.forgotten: set[BlockHash] = set()
+        """Held, and to be read by nobody new."""
 
     @rule(target=holdings, text=TEXTS, blocks=st.integers(1, 9))
     def admit(self, text: list[int], blocks: int) -> Holding:
@@ -72,9 +75,13 @@ class PoolBooks(RuleBasedStateMachine):
             full = chained(self.open[holding])
             start = len(holding.shared)
             blocks = holding.blocks
+            before = self.held()
             self.pool.seal(holding, full[start : start + min(count, holding.private)])
             assert holding.blocks == blocks
             assert tuple(holding.shared) == full[: len(holding.shared)]
+            for parent, block_hash in pairwise(holding.shared):
+                if parent in self.forgotten and block_hash not in before:
+                    self.forgotten.add(block_hash)
 
     @rule(holding=consumes(holdings))
     def end(self, holding: Holding) -> None:
@@ -83,6 +90,14 @@ class PoolBooks(RuleBasedStateMachine):
         self.pool.release(holding)
         self.pool.release(holding)
         assert holding.blocks == 0
+        self.forgotten &= self.held()
+
+    @rule()
+    def forget(self) -> None:
+        """Nobody new reads what was cached, whoever holds it."""
+        self.pool.forget()
+        assert self.pool.cached == frozenset()
+        self.forgotten = self.held()
 
     @rule()
     def clear(self) -> None:
@@ -92,6 +107,10 @@ class PoolBooks(RuleBasedStateMachine):
         if idle:
             assert self.pool.cached == frozenset()
 
+    def held(self) -> set[BlockHash]:
+        """Hashes that any sequence holds."""
+        return {h for holding in self.open for h in holding.shared}
+
     @invariant()
     def used_blocks_are_the_held_ones(self) -> None:
         """Each shared block counts once, each private one counts; no more than there are."""
@@ -99,7 +118,8 @@ class PoolBooks(RuleBasedStateMachine):
         private = sum(holding.private for holding in self.open)
         assert self.pool.used_blocks == len(shared) + private <= CAPACITY
         assert private + len(self.pool.cached) <= CAPACITY
-        assert shared <= self.pool.cached
+        assert shared - self.forgotten <= self.pool.cached
+        assert not self.forgotten & self.pool.cached
 
     @invariant()
     def events_tell_exactly_what_is_readable(self) -> None:
