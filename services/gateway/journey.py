@@ -184,7 +184,7 @@ class Journey:
         return outcome
 
     def _avoided(self) -> tuple[WorkerId, ...]:
-        return tuple(sorted({*self._life.failed_workers, *self._reach.unlinked()}))
+        return tuple(sorted({*self._life.failed_workers, *self._reach.unreliable()}))
 
     # -- remote prefill -------------------------------------------------------------------------
 
@@ -305,6 +305,8 @@ class Journey:
             raise problem
         if worker_id is not None and isinstance(problem, WorkerLost | EngineFailed | NotReady):
             life.failed_workers.add(worker_id)
+        if worker_id is not None and isinstance(problem, EngineFailed):
+            reach.router.fold_failure(worker_id, reach.clock.now_s())
         life.fall_back(str(problem))
         reach.meters.count("baton_fallbacks_total", cause=problem.code)
         return PathPreference.LOCAL

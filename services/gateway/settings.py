@@ -20,9 +20,9 @@ class ConductorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     many as the edge serves at once: the time that they wait is bounded more tightly, by the router's
     `wait_bound_factor`."""
 
-    recovery_patience_s: float = 15.0
-    """Longest wait for a worker when a running request has lost its own; seconds. A dropped worker that
-    lives is back within its status' time to live."""
+    recovery_patience_s: float = 60.0
+    """Longest wait for a worker when a running request has lost its own; seconds. About what a worker takes
+    to be replaced: a client that has tokens already can only lose by an error."""
 
     lease_margin_s: float = 0.5
     """Taken off every lease, for the time messages travel; seconds."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from services.domain.blocks import KvEventBatch, KvSnapshot
 from services.domain.errors import Rejected
-from services.domain.ids import RequestId, WorkerId
+from services.domain.ids import EngineEpoch, RequestId, WorkerId
 from services.domain.placement import DecodePlacement, DecodeQuery, Path, Placement, PlacementQuery
 from services.domain.task import QueuedTask
 from services.domain.worker import WorkerStatus
@@ -45,6 +45,8 @@ class Router:
         self._linked: frozenset[WorkerId] = frozenset()
         self._departed: set[WorkerId] = set()
         """Gone from the bus and still linked."""
+        self._failures: dict[WorkerId, tuple[EngineEpoch, float]] = {}
+        """Engines that failed, and when."""
         self.trimmed_blocks = 0
         """Blocks dropped from the index since its start because a worker claimed more than it can hold."""
 
@@ -77,6 +79,21 @@ class Router:
         self._linked = linked
         for worker_id in sorted(self._departed - linked):
             self._drop(worker_id)
+
+    def fold_failure(self, worker_id: WorkerId, now_s: float) -> None:
+        """Take that a worker's engine failed a request: it is left alone until it is replaced, or for a while."""
+        view = self.fleet.get(worker_id)
+        if view is not None:
+            self._failures[worker_id] = (view.status.epoch, now_s)
+
+    def quarantined(self, now_s: float) -> tuple[WorkerId, ...]:
+        """Workers whose engine failed of late and was not replaced since, ordered."""
+        for worker_id, (epoch, failed_s) in tuple(self._failures.items()):
+            view = self.fleet.get(worker_id)
+            over = now_s - failed_s >= self.settings.quarantine_s
+            if view is None or view.status.epoch != epoch or over:
+                del self._failures[worker_id]
+        return tuple(sorted(self._failures))
 
     def forget_silent(self, now_s: float) -> tuple[WorkerId, ...]:
         """Drop workers not heard of for too long and not linked; returns who."""

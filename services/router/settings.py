@@ -65,6 +65,10 @@ class RouterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     not_ready_retry_s: _Positive = 2.0
     """What a client is told to wait when no worker is ready: nothing predicts the end of a start."""
 
+    quarantine_s: _Positive = 5.0
+    """How long a worker whose engine failed a request gets no other, unless it comes back as a new engine
+    first. Several health checks: a dead engine is found by then, a living one is worth another try."""
+
     workers_max: _Count = 4096
     """Workers held in the view; more are ignored and counted. A bound against a broken publisher."""
 

@@ -53,11 +53,10 @@ def tokens_are_the_models(seen: Observation) -> Iterable[str]:
 
 
 def nothing_fails_without_need(seen: Observation) -> Iterable[str]:
-    """While a decode worker that no fault touches is there, no call fails but for its own deadline."""
-    if not seen.scenario.spared:
-        return
+    """No call that has a token, and none while a decode worker is untouched, fails but for its deadline."""
     for outcome in seen.outcomes:
-        if outcome.end is ClientEnd.FAILED and not _of_its_deadline(outcome.error):
+        failed = outcome.end is ClientEnd.FAILED and not _of_its_deadline(outcome.error)
+        if failed and (outcome.tokens or seen.scenario.spared):
             yield outcome.told()
 
 
@@ -90,7 +89,7 @@ def nothing_is_left(seen: Observation) -> Iterable[str]:
 
 
 def nothing_lingers(seen: Observation) -> Iterable[str]:
-    """A call that ended is soon in no engine any more, whatever the faults."""
+    """A call that ended is soon in no engine and not in the queue any more, whatever the faults."""
     for sample in seen.samples:
         for job in sample.lingering:
             yield f"{job} at {sample.at_s:.1f} s"
@@ -122,14 +121,6 @@ def load_is_forgotten(seen: Observation) -> Iterable[str]:
     return (f"{name} counts {count} placements" for name, count in seen.placements_kept.items() if count)
 
 
-def queue_is_bounded(seen: Observation) -> Iterable[str]:
-    """The queue never holds more than the attempts of the clients that are there."""
-    most = len(seen.scenario.arrivals) + len(seen.scenario.calm_arrivals)
-    for sample in seen.samples:
-        if sample.queue_tasks > most:
-            yield f"{sample.queue_tasks} tasks of {most} clients at {sample.at_s:.1f} s"
-
-
 def everything_ends(seen: Observation) -> Iterable[str]:
     """Faults, drains and recoveries end in their time, and stopping leaves no task behind."""
     yield from seen.stuck
@@ -157,7 +148,6 @@ INVARIANTS: Mapping[str, Callable[[Observation], Iterable[str]]] = {
         indexes_are_true,
         fleets_are_true,
         load_is_forgotten,
-        queue_is_bounded,
         everything_ends,
         nothing_crashes,
     )

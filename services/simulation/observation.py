@@ -71,9 +71,8 @@ class Sample:
     """What was held at one moment of a run, at its most."""
 
     at_s: float
-    queue_tasks: int
     lingering: tuple[str, ...]
-    """Jobs in engines whose client's call ended long ago."""
+    """Jobs in engines and tasks in the queue whose client's call ended too long ago."""
     index_over: tuple[str, ...]
     """Routers that index more blocks than the workers have."""
 

@@ -32,9 +32,12 @@ from services.simulation.transcript import Trace, client_of, describe
 from services.worker.settings import WorkerSettings
 
 SAMPLE_EVERY_S = 0.5
-LINGER_S_MAX = 30.0
-"""How long after its client's call a job may be in an engine: a hung link and a hung engine are found
-within 10 s each."""
+CALM_SAMPLE_EVERY_S = 0.05
+LINGER_S_MAX = 45.0
+"""How long after its client's call a job may be in an engine or a task in the queue: a hung link and a hung
+engine are found within 10 s each, the task of a dead gateway 30 s after its claim ended."""
+CALM_LINGER_S_MAX = 0.25
+"""The same where nothing fails: an engine step and a few messages."""
 FAULTS_END_S_MAX = 60.0
 CONVERGE_S_MAX = 60.0
 CALLS_END_S_MAX = 120.0
@@ -182,24 +185,25 @@ class World:
         self._trace.note(asyncio.get_running_loop().time(), who, what, requests)
 
     async def _sample(self) -> None:
+        faulty = bool(self._scenario.faults)
         while True:
-            await asyncio.sleep(SAMPLE_EVERY_S)
+            await asyncio.sleep(SAMPLE_EVERY_S if faulty else CALM_SAMPLE_EVERY_S)
             now_s = asyncio.get_running_loop().time()
             self._samples.append(
                 Sample(
                     at_s=now_s,
-                    queue_tasks=self._cluster.broker.tasks_count(),
-                    lingering=tuple(self._lingering(now_s)),
+                    lingering=tuple(self._lingering(now_s, LINGER_S_MAX if faulty else CALM_LINGER_S_MAX)),
                     index_over=tuple(self._index_over()),
                 )
             )
 
-    def _lingering(self, now_s: float) -> Iterator[str]:
-        for name, engine in self._cluster.engines.items():
-            for job in engine.job_ids():
-                ended_s = self._clients.ended_s(client_of(job))
-                if ended_s is not None and now_s - ended_s > LINGER_S_MAX:
-                    yield f"{job} in {name}, {now_s - ended_s:.1f} s after its call"
+    def _lingering(self, now_s: float, most_s: float) -> Iterator[str]:
+        places = [(name, engine.job_ids()) for name, engine in self._cluster.engines.items()]
+        for place, names in [*places, ("the queue", self._cluster.broker.task_ids())]:
+            for name in names:
+                ended_s = self._clients.ended_s(client_of(name))
+                if ended_s is not None and now_s - ended_s > most_s:
+                    yield f"{name} in {place}, {now_s - ended_s:.2f} s after its call"
 
     def _index_over(self) -> Iterator[str]:
         for index, gateway in self._cluster.gateways.items():

@@ -8,11 +8,12 @@ Not here: what the phases do (`services.prefill`, `services.decode`), the proces
 
 import asyncio
 import logging
+from collections.abc import Iterator
 
 from services.bus.port import Bus, FleetChange, WorkerLeft, WorkerSeen
 from services.decode.phase import DecodePhase
 from services.domain.blocks import CacheScope, KvEvent, KvEventBatch, KvSnapshot
-from services.domain.errors import BusUnavailable, EngineFailed
+from services.domain.errors import BusUnavailable, EngineFailed, ServingError
 from services.domain.ids import EngineEpoch, GatewayId, RequestId, WorkerId
 from services.domain.integrity import IntegrityLimits, IntegrityRecord, KvChecked
 from services.domain.link import Cancel, Goodbye, HandoffAnswer, Hello, StartDecode, ToWorker
@@ -70,6 +71,8 @@ class Worker:
         self._holdings = Holdings(self.worker_id)
         self._kv_outbox: asyncio.Queue[KvEventBatch] = asyncio.Queue(KV_OUTBOX_BATCHES_MAX)
         self._warm = asyncio.Event()
+        self._doubt = asyncio.Event()
+        """Set when the engine failed a job: its health is asked at once."""
         self._integrity = IntegrityRecord(
             IntegrityLimits(mismatches_max=settings.kv_mismatches_max, window_s=settings.kv_mismatch_window_s)
         )
@@ -155,6 +158,8 @@ class Worker:
     def _stepped(self, step: EngineStep) -> None:
         for result in step.prefilled:
             self._prefill.finished(result)
+        if any(isinstance(error, EngineFailed) for error in _errors(step)):
+            self._doubt.set()
         if step.deltas:
             self._decode.step(step.deltas)
             if not self._warm.is_set() and any(d.request_id == WARM_UP and d.finish for d in step.deltas):
@@ -187,11 +192,18 @@ class Worker:
 
     async def _watch_engine(self) -> None:
         while True:
-            await asyncio.sleep(self._settings.health_period_s)
+            try:
+                async with asyncio.timeout(self._settings.health_period_s):
+                    await self._doubt.wait()
+            except TimeoutError:
+                pass
+            self._doubt.clear()
             try:
                 await self._engine.check_health()
             except EngineFailed as error:
                 log.error("engine is dead: %s", error)
+                self._prefill.begin_drain()
+                self._decode.begin_drain()
                 self.failed.set()
                 return
 
@@ -302,6 +314,11 @@ class Worker:
             log.warning("left without a word: %s", error)
         await self._server.close()
         await self._engine.stop()
+
+
+def _errors(step: EngineStep) -> Iterator[ServingError | None]:
+    yield from (result.first.error for result in step.prefilled)
+    yield from (delta.error for delta in step.deltas)
 
 
 def _fold_peers(seen: set[WorkerId], change: FleetChange, model: str) -> int:

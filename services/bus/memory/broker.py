@@ -244,6 +244,11 @@ class MemoryBroker:
         self._forget_expired()
         return len(self._tasks)
 
+    def task_ids(self) -> tuple[TaskId, ...]:
+        """Tasks stored now, in the order of their arrival."""
+        self._forget_expired()
+        return tuple(self._tasks)
+
     def _write(self, stored: StoredTask) -> None:
         self._revision += 1
         stored.revision = self._revision
