@@ -81,7 +81,7 @@ class Router:
             self._drop(worker_id)
 
     def fold_failure(self, worker_id: WorkerId, now_s: float) -> None:
-        """Take that a worker's engine failed a request: it is left alone until it is replaced, or for a while."""
+        """Take that a worker's engine failed a request: it gets no other for a while."""
         view = self.fleet.get(worker_id)
         if view is not None:
             self._failures[worker_id] = (view.status.epoch, now_s)

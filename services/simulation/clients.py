@@ -139,8 +139,10 @@ class Clients:
                 await self._try(call, index, max(left_s, 0.001))
 
     def _gateway(self, wanted: int) -> int | None:
-        up = self._cluster.gateways
-        return wanted if wanted in up else min(up, default=None)
+        """The gateway that a load balancer would give: one that says it is ready, the wanted one if it is."""
+        up = sorted(self._cluster.gateways.items())
+        ready = [index for index, gateway in up if gateway.ready() is None]
+        return wanted if wanted in ready else next(iter(ready), None)
 
     async def _try(self, call: _Call, index: int, deadline_s: float) -> None:
         call.tries += 1
