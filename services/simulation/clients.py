@@ -159,7 +159,8 @@ class Clients:
         try:
             reading.result()
         except Rejected as error:
-            if error.retryable and deadline_s > RETRY_S:
+            left_s = call.began_s + call.arrival.deadline_s - self._now_s()
+            if error.retryable and left_s > RETRY_S:
                 self._note(call, f"is refused: {error}")
                 await asyncio.sleep(RETRY_S)
                 return

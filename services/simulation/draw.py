@@ -13,6 +13,7 @@ from services.simulation.scenario import (
     EVERYONE,
     Arrival,
     BreakLink,
+    CorruptPulls,
     CrashEngine,
     CutBus,
     CutLink,
@@ -201,6 +202,7 @@ class _Stage:
                 self._strike,
                 self._strike,
                 self._strike,
+                self._corrupt,
                 self._drop_cache,
                 self._cut_link,
                 self._break_link,
@@ -240,6 +242,9 @@ class _Stage:
             blow=self._chance.choice(("kill", "kill", "crash", "break link", "hang", "pause", "cut link")),
             for_s=self._while_s(),
         )
+
+    def _corrupt(self, at_s: float) -> Fault:
+        return CorruptPulls(at_s=at_s, worker=self._worker(), count=self._chance.randint(1, 4))
 
     def _crash(self, at_s: float) -> Fault:
         return CrashEngine(at_s=at_s, worker=self._worker())

@@ -22,6 +22,7 @@ from services.simulation.processes import Processes
 from services.simulation.scenario import (
     EVERYONE,
     BreakLink,
+    CorruptPulls,
     CrashEngine,
     CutBus,
     CutLink,
@@ -147,6 +148,9 @@ class Faults:
             case CrashEngine(worker=name):
                 if name in self._cluster.engines:
                     self._cluster.engines[name].crash()
+            case CorruptPulls(worker=name, count=count):
+                if name in self._cluster.engines:
+                    self._cluster.engines[name].corrupt_next_pulls(count)
             case DropCache(worker=name):
                 if name in self._cluster.engines:
                     self._cluster.engines[name].drop_cache()

@@ -103,6 +103,13 @@ class Strike(_Fault, frozen=True, tag="strike"):
     for_s: float
 
 
+class CorruptPulls(_Fault, frozen=True, tag="corrupt pulls"):
+    """The last block of each of the next pulls of a worker arrives changed."""
+
+    worker: str
+    count: int
+
+
 class DropCache(_Fault, frozen=True, tag="drop cache"):
     """The engine forgets its prefix cache."""
 
@@ -181,6 +188,7 @@ Fault = (
     | SlowWorker
     | DrainWorker
     | Strike
+    | CorruptPulls
     | DropCache
     | KillGateway
     | CutBus

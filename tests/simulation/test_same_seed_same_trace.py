@@ -53,9 +53,9 @@ def test_every_kind_of_fault_is_drawn() -> None:
     drawn = [draw(seed) for seed in range(300)]
     kinds = {type(fault).__name__ for scenario in drawn for fault in scenario.faults}
     assert kinds == {
-        "BreakLink", "CrashEngine", "CutBus", "CutLink", "DrainWorker", "DropCache", "HangEngine",
-        "KillGateway", "KillWorker", "LoseBusState", "LoseReplies", "MangleKvEvents", "PauseWorker",
-        "SkewClock", "SlowNetwork", "SlowWorker", "Strike",
+        "BreakLink", "CorruptPulls", "CrashEngine", "CutBus", "CutLink", "DrainWorker", "DropCache",
+        "HangEngine", "KillGateway", "KillWorker", "LoseBusState", "LoseReplies", "MangleKvEvents",
+        "PauseWorker", "SkewClock", "SlowNetwork", "SlowWorker", "Strike",
     }  # fmt: skip
     assert any(not scenario.faults for scenario in drawn)
     arrivals = [arrival for scenario in drawn for arrival in scenario.arrivals]
