@@ -16,6 +16,7 @@ from services.gateway.edge.assets import ModelAssets
 from services.gateway.edge.server import EdgeServer
 from services.gateway.process_settings import GatewayProcessSettings
 from services.link.grpc_client import GrpcDialer
+from services.router.placer import LocalPlacer
 from services.router.remote import RemotePlacer
 from services.router.router import Router
 from services.runtime.clock import LoopClock
@@ -49,14 +50,20 @@ async def _run(settings: GatewayProcessSettings) -> int:
     except ServingError as error:
         log.error("%s: %s", error.code, error)
         return 1
-    remote = None if settings.router_address is None else RemotePlacer(settings.router_address)
+    clock = LoopClock()
+    router = Router(settings.router)
+    remote = (
+        None
+        if settings.router_address is None
+        else RemotePlacer(settings.router_address, backup=LocalPlacer(router, clock), clock=clock)
+    )
     conductor = Conductor(
         settings.conductor,
-        Router(settings.router),
+        router,
         bus,
         GrpcDialer(settings.link),
         gateway_id=gateway_id,
-        clock=LoopClock(),
+        clock=clock,
         meters=meters,
         placer=remote,
     )

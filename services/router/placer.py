@@ -18,14 +18,14 @@ class Placer(Protocol):
     async def place(self, query: PlacementQuery) -> Placement | Rejected:
         """Say where a prompt is prefilled, and count it as load until a status shows it.
 
-        A router that does not answer in time is a rejection too (`NotReady`).
+        A router that does not answer in time has another one answer for it.
         """
         ...
 
     async def place_decode(self, query: DecodeQuery) -> DecodePlacement | Rejected:
         """Say who continues a handed-over prompt, and count it as load until a status shows it.
 
-        A router that does not answer in time is a rejection too (`NotReady`).
+        A router that does not answer in time has another one answer for it.
         """
         ...
 

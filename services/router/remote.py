@@ -1,17 +1,21 @@
-"""Asks a router in another process.
+"""Asks a router in another process, and one of its own while that gives no answer.
 
-Comes in: queries, the address of a standalone router. Goes out: its answers. Invariant: every question
-is answered within its timeout; a router that does not answer is a `NotReady` like any other.
+Comes in: queries, the address of a standalone router, a router to fall back to. Goes out: answers.
+Invariant: every question is answered, within the timeout of one; a router that is silent is left alone for
+`ASK_AGAIN_S`, so that a hanging one costs one question its time and not all of them.
 Not here: serving the questions (`services.router.shell`).
 """
 
-from collections.abc import Awaitable
+import logging
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import grpc
 
-from services.domain.errors import NotReady, Rejected
+from services.domain.errors import Rejected
 from services.domain.placement import DecodePlacement, DecodeQuery, Placement, PlacementQuery
+from services.router.placer import Placer
+from services.runtime.clock import Clock
 from services.wire.codec import (
     WireError,
     decode_query_to_proto,
@@ -21,28 +25,46 @@ from services.wire.codec import (
 )
 from services.wire.generated.baton.internal.v1 import router_pb2_grpc
 
+log = logging.getLogger(__name__)
+
+P = TypeVar("P")
 R = TypeVar("R")
 
-RETRY_AFTER_S = 1.0
-"""What a client is told when the router is silent: about the time its replacement takes to be found."""
+ASK_AGAIN_S = 1.0
+"""How long a silent router is not asked: about what its replacement takes to come up."""
+
+
+class RouterSilent(Exception):
+    """The router gave no answer that can be used."""
 
 
 class RemotePlacer:
     """A standalone router; implements `services.router.placer.Placer`."""
 
     def __init__(
-        self, address: str, *, timeout_s: float = 1.0, credentials: grpc.ChannelCredentials | None = None
+        self,
+        address: str,
+        *,
+        backup: Placer,
+        clock: Clock,
+        timeout_s: float = 1.0,
+        credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
         """Prepare a channel; nothing is sent yet.
 
         Args:
             address: host:port of the router.
+            backup: asked while that router is silent.
+            clock: of this process.
             timeout_s: longest wait for an answer. A decision takes well under a millisecond, so a second
                 means that the router is gone or drowned.
             credentials: TLS; None sends in the clear.
         """
         self._address = address
+        self._backup = backup
+        self._clock = clock
         self._timeout_s = timeout_s
+        self._silent_until_s = clock.now_s()
         self._channel = (
             grpc.aio.insecure_channel(address)
             if credentials is None
@@ -56,13 +78,13 @@ class RemotePlacer:
         Raises:
             ServingError: the router failed (a `Fault`), which it says itself.
         """
-        reply = await self._ask(self._stub.Place(placement_query_to_proto(query), timeout=self._timeout_s))
-        if isinstance(reply, NotReady):
-            return reply
         try:
-            outcome = place_response_from_proto(reply)
-        except WireError as error:
-            return self._silent(str(error))
+            outcome = await self._ask(
+                lambda: self._stub.Place(placement_query_to_proto(query), timeout=self._timeout_s),
+                place_response_from_proto,
+            )
+        except RouterSilent:
+            return await self._backup.place(query)
         if isinstance(outcome, Placement | Rejected):
             return outcome
         raise outcome
@@ -73,13 +95,13 @@ class RemotePlacer:
         Raises:
             ServingError: the router failed (a `Fault`), which it says itself.
         """
-        reply = await self._ask(self._stub.PlaceDecode(decode_query_to_proto(query), timeout=self._timeout_s))
-        if isinstance(reply, NotReady):
-            return reply
         try:
-            outcome = place_decode_response_from_proto(reply)
-        except WireError as error:
-            return self._silent(str(error))
+            outcome = await self._ask(
+                lambda: self._stub.PlaceDecode(decode_query_to_proto(query), timeout=self._timeout_s),
+                place_decode_response_from_proto,
+            )
+        except RouterSilent:
+            return await self._backup.place_decode(query)
         if isinstance(outcome, DecodePlacement | Rejected):
             return outcome
         raise outcome
@@ -88,13 +110,20 @@ class RemotePlacer:
         """Close the channel; idempotent."""
         await self._channel.close()
 
-    async def _ask(self, call: Awaitable[R]) -> R | NotReady:
-        try:
-            return await call
-        except grpc.aio.AioRpcError as error:
-            return self._silent(f"{error.code().name}: {error.details()}")
+    async def _ask(self, call: Callable[[], Awaitable[P]], read: Callable[[P], R]) -> R:
+        """Ask unless the router is known to be silent.
 
-    def _silent(self, why: str) -> NotReady:
-        return NotReady(
-            message=f"the router at {self._address} gives no answer ({why})", retry_after_s=RETRY_AFTER_S
-        )
+        Raises:
+            RouterSilent: it is, or it is now.
+        """
+        if self._clock.now_s() < self._silent_until_s:
+            raise RouterSilent
+        try:
+            return read(await call())
+        except grpc.aio.AioRpcError as error:
+            why = f"{error.code().name}: {error.details()}"
+        except WireError as error:
+            why = str(error)
+        self._silent_until_s = self._clock.now_s() + ASK_AGAIN_S
+        log.warning("the router at %s gives no answer, deciding here: %s", self._address, why)
+        raise RouterSilent

@@ -6,15 +6,16 @@ import pytest
 
 from services.bus.memory.broker import MemoryBroker
 from services.bus.memory.client import MemoryBus
-from services.domain.errors import ConfigurationInvalid, NotReady, WorkerLost
+from services.domain.errors import ConfigurationInvalid, NotReady, Rejected, WorkerLost
 from services.domain.ids import GatewayId, WorkerId
+from services.domain.placement import DecodePlacement, DecodeQuery, Placement, PlacementQuery
 from services.link.port import WorkerLink
 from services.router.placer import LocalPlacer
-from services.router.remote import RemotePlacer
+from services.router.remote import ASK_AGAIN_S, RemotePlacer
 from services.router.router import Router
 from services.router.settings import RouterSettings
 from services.router.shell import RouterServer
-from services.runtime.clock import LoopClock
+from services.runtime.clock import LoopClock, SkewedClock
 from services.runtime.metrics import Meters
 from tests.router.scenery import DECODE, PREFILL, decode_query, query, worker
 
@@ -25,6 +26,18 @@ class NobodyThere:
     async def connect(self, address: str, *, gateway_id: GatewayId, timeout_s: float) -> WorkerLink:
         """Find nobody."""
         raise WorkerLost(worker_id=WorkerId("?"), message=f"nobody at {address}")
+
+
+class Blind:
+    """A placer that knows no worker."""
+
+    async def place(self, query: PlacementQuery) -> Placement | Rejected:
+        """Refuse."""
+        return NotReady(message=f"nobody for {query.request_id}", retry_after_s=1.0)
+
+    async def place_decode(self, query: DecodeQuery) -> DecodePlacement | Rejected:
+        """Refuse."""
+        return NotReady(message=f"nobody for {query.request_id}", retry_after_s=1.0)
 
 
 def server_of(router: Router) -> RouterServer:
@@ -57,7 +70,8 @@ async def served() -> AsyncIterator[str]:
 
 async def test_both_ways_of_asking_give_the_same_answers(served: str) -> None:
     """Placements, decode placements and rejections come back equal, records included."""
-    here, there = LocalPlacer(informed(), LoopClock()), RemotePlacer(served, timeout_s=30)
+    here = LocalPlacer(informed(), LoopClock())
+    there = RemotePlacer(served, backup=Blind(), clock=LoopClock(), timeout_s=30)
     try:
         for asked in (query("r1"), query("r2", prompt_tokens=8000), query("r3", model="huge")):
             assert await there.place(asked) == await here.place(asked)
@@ -67,16 +81,30 @@ async def test_both_ways_of_asking_give_the_same_answers(served: str) -> None:
         await there.close()
 
 
-async def test_a_router_that_is_gone_is_not_ready(served: str) -> None:
-    """No answer is an answer: the client may try again, nothing hangs and nothing else is raised."""
+async def test_a_router_that_is_gone_is_answered_for(served: str) -> None:
+    """No answer costs nothing: the gateway's own router decides, as it would without the other one."""
     del served
-    gone = RemotePlacer("127.0.0.1:1", timeout_s=30)
+    own = LocalPlacer(informed(), LoopClock())
+    gone = RemotePlacer("127.0.0.1:1", backup=own, clock=LoopClock(), timeout_s=30)
     try:
-        for outcome in (await gone.place(query()), await gone.place_decode(decode_query())):
-            assert isinstance(outcome, NotReady)
-            assert "127.0.0.1:1 gives no answer" in outcome.message
+        placed, decode = await gone.place(query("r1")), await gone.place_decode(decode_query("r1"))
+        assert isinstance(placed, Placement)
+        assert isinstance(decode, DecodePlacement)
     finally:
         await gone.close()
+
+
+async def test_a_silent_router_is_asked_again_later(served: str) -> None:
+    """After a silence the own router decides for a while, and then the other one is asked again."""
+    clock = SkewedClock()
+    there = RemotePlacer(served, backup=Blind(), clock=clock, timeout_s=30)
+    try:
+        there._silent_until_s = clock.now_s() + ASK_AGAIN_S  # as after a silence
+        assert isinstance(await there.place(query("r1")), NotReady)
+        clock.skew(rate=1.0, jump_s=ASK_AGAIN_S)
+        assert isinstance(await there.place(query("r1")), Placement)
+    finally:
+        await there.close()
 
 
 async def test_an_address_in_use_refuses_the_start(served: str) -> None:
