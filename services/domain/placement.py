@@ -43,6 +43,7 @@ class PlacementQuery:
             [1, output_tokens_max]; None while nobody knows.
         priority: smaller is more urgent; above 0 is batch work, which interactive work goes before.
         deadline_s: time left; None waits without limit.
+        waited_s: since the gateway accepted it.
         begun: whether work on it has begun before, so that it must not be refused for being late.
         preference: restricts the paths where that is possible.
         avoid_worker_ids: workers that must not be chosen, because they failed this request before.
@@ -56,6 +57,7 @@ class PlacementQuery:
     output_tokens_expected: int | None = None
     priority: int = 0
     deadline_s: float | None = None
+    waited_s: float = 0.0
     begun: bool = False
     preference: PathPreference = PathPreference.AUTO
     avoid_worker_ids: tuple[WorkerId, ...] = ()

@@ -280,6 +280,7 @@ class Conductor:
             queue_waiting_count=self._feed.queued_count(),
             active_count=len(self._lives),
             bus_connected=self._bus.connected,
+            waiting_count=len(self._reach.room),
         )
 
     def _statuses(self) -> tuple[WorkerStatus, ...]:

@@ -132,6 +132,7 @@ class Journey:
             output_tokens_expected=self._reach.router.lengths.expect(request.model, output_tokens_max),
             priority=request.priority,
             deadline_s=life.deadline_at_s - self._reach.clock.now_s(),
+            waited_s=self._reach.clock.now_s() - life.accepted_s,
             begun=life.attempts > 0,
             preference=preference,
             avoid_worker_ids=self._avoided(),

@@ -81,6 +81,8 @@ class ClusterState:
     active_count: int
     """Requests of this gateway that have not ended."""
     bus_connected: bool
+    waiting_count: int = 0
+    """Requests of this gateway that wait until a decode worker has room."""
 
 
 class Serving(Protocol):

@@ -73,6 +73,7 @@ def place_decode(
             query,
             fleet=fleet,
             settings=settings,
+            room_max_s=settings.wait_max_s,
             barred=[Barred(bar=Bar.LATE, wait_s=seat.wait_s) for seat in late],
             excluded=excluded,
         )

@@ -82,15 +82,3 @@ FILTERS_OF_ENGINE: dict[str, Filter] = {
     "compatible": compatible,
 }
 """Equal for workers of equal limits, so asked once for all of them."""
-
-
-def unobjectionable(view: WorkerView, need: Need) -> bool:
-    """Whether no filter of FILTERS_OF_WORKER objects, at a fraction of the cost of asking each.
-
-    Nearly every worker passes, and a decision asks about all of them; a test holds both together.
-    """
-    return (
-        view.ready
-        and need.now_s - view.seen_at_s <= need.stale_after_s
-        and not (need.avoid and view.worker_id in need.avoid)
-    )

@@ -18,6 +18,11 @@ from services.router.ledger import Burden, Ledger
 from services.router.prices import backlog_s
 from services.router.settings import RouterSettings
 
+PREFILL_SHARE_WEIGHT = 0.1
+"""Weight of the newest status in a worker's share of prefill: about the last ten speak, a few seconds."""
+PREFILL_SHARE_MAX = 0.9
+"""Share beyond which it tells nothing more: nearly every status shows a prefill."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerView:
@@ -38,6 +43,8 @@ class WorkerView:
         free_blocks: the rest; negative when more was placed than fits.
         backlog_s: until prompts accepted so far are computed.
         step_s: decode step of the running sequences, 0 when idle.
+        prefill_share: of its recent statuses, those that show it computing prompts, in [0, 1].
+        slowdown: what that makes of the time per token: decoding gets the rest of the time.
     """
 
     worker_id: WorkerId
@@ -54,6 +61,8 @@ class WorkerView:
     free_blocks: int
     backlog_s: float
     step_s: float
+    prefill_share: float
+    slowdown: float
 
     @property
     def holds_tokens_max(self) -> int:
@@ -68,7 +77,13 @@ def hash64(text: str) -> int:
 
 
 def view_worker(
-    status: WorkerStatus, *, seen_at_s: float, tie_seed: int, speed: int, placed: Burden
+    status: WorkerStatus,
+    *,
+    seen_at_s: float,
+    tie_seed: int,
+    speed: int,
+    placed: Burden,
+    prefill_share: float = 0.0,
 ) -> WorkerView:
     """Combine a status and what was placed since.
 
@@ -78,6 +93,7 @@ def view_worker(
         tie_seed: hash of the worker's id.
         speed: class of its performance and limits.
         placed: sum of the placements that the status cannot show.
+        prefill_share: of its recent statuses, those that show it computing prompts.
     """
     load, limits, performance = status.load, status.limits, status.performance
     running = load.running_count + placed.running_count
@@ -106,7 +122,15 @@ def view_worker(
             decode_step_s=step_s,
         ),
         step_s=step_s,
+        prefill_share=prefill_share,
+        slowdown=1.0 / (1.0 - min(prefill_share, PREFILL_SHARE_MAX)),
     )
+
+
+def _prefills(status: WorkerStatus) -> bool:
+    """Whether a worker is computing prompts, and not only the last tokens of prompts that it pulled."""
+    load = status.load
+    return load.waiting_prefill_tokens > load.waiting_count * status.limits.block_size_tokens
 
 
 class FleetView:
@@ -154,7 +178,9 @@ class FleetView:
             self._ledger.settle(status.worker_id, now_s - self._settings.placement_settle_s)
         elif held is not None:
             self._ledger.drop(status.worker_id)  # what was placed died with the engine
-        self._put(status, now_s, held)
+        share = held.prefill_share if held is not None and held.status.epoch == status.epoch else 0.0
+        share += PREFILL_SHARE_WEIGHT * (_prefills(status) - share)
+        self._put(status, now_s, held, share)
         return True
 
     def fold_left(self, worker_id: WorkerId) -> bool:
@@ -202,13 +228,23 @@ class FleetView:
         """Placements counted that no status shows yet."""
         return len(self._ledger)
 
-    def _put(self, status: WorkerStatus, seen_at_s: float, held: WorkerView | None) -> None:
+    def _put(
+        self,
+        status: WorkerStatus,
+        seen_at_s: float,
+        held: WorkerView | None,
+        prefill_share: float | None = None,
+    ) -> None:
+        share = prefill_share
+        if share is None:
+            share = 0.0 if held is None else held.prefill_share
         view = view_worker(
             status,
             seen_at_s=seen_at_s,
             tie_seed=hash64(status.worker_id) if held is None else held.tie_seed,
             speed=self._speed_of(status, held),
             placed=self._ledger.at(status.worker_id),
+            prefill_share=share,
         )
         if held is not None and (held.status.model, held.status.phases) != (status.model, status.phases):
             self._ungroup(held)

@@ -15,6 +15,7 @@ from services.domain.errors import Rejected
 from services.domain.ids import WorkerId
 from services.domain.placement import Candidate, Path, PathPreference, Placement, PlacementQuery
 from services.domain.worker import Phase
+from services.router.bounds import Bounds
 from services.router.filters import Need
 from services.router.fleet import FleetView, WorkerView
 from services.router.queue_load import QueueLoad
@@ -44,6 +45,7 @@ def place(
     queue: QueueLoad,
     settings: RouterSettings,
     now_s: float,
+    overload: bool = False,
 ) -> Placement | Rejected:
     """Choose the way with the least cost: predicted TTFT and what running requests would lose.
 
@@ -57,15 +59,20 @@ def place(
         queue: prompts of the model that wait for any prefill worker.
         settings: targets and limits.
         now_s: by the clock that the fleet was folded with.
+        overload: whether requests have been late for so long that only the targets count.
     """
-    options = _look(query, fleet=fleet, overlaps=overlaps, queue=queue, settings=settings, now_s=now_s)
+    bounds = Bounds.of(query, settings, overload=overload)
+    options = _look(
+        query, fleet=fleet, overlaps=overlaps, queue=queue, settings=settings, now_s=now_s, bounds=bounds
+    )
     if not options.ways:
         return refuse(
             query,
             fleet=fleet,
             settings=settings,
+            room_max_s=bounds.wait_max_s(0.0),
             barred=[
-                Barred(bar=bar, wait_s=way.wait_s, room_s=way.room_s, predicted_s=_predicted_s(query, way))
+                Barred(bar=bar, wait_s=way.wait_s, room_s=way.room_s, predicted_s=bounds.predicted_s(way))
                 for way, bar in options.barred
             ],
             excluded=[(view, why) for _, view, why in options.excluded],
@@ -81,9 +88,9 @@ def place(
         overlap_blocks=chosen.overlap_blocks,
         predicted_ttft_s=chosen.ttft_s,
         predicted_tpot_s=chosen.tpot_s,
-        predicted_s=_predicted_s(query, chosen),
+        predicted_s=bounds.predicted_s(chosen),
         reason=_reason(query, chosen, options, wanted),
-        candidates=_record(query, chosen, options, wanted, settings),
+        candidates=_record(chosen, options, bounds, wanted, settings),
     )
 
 
@@ -95,6 +102,7 @@ def _look(
     queue: QueueLoad,
     settings: RouterSettings,
     now_s: float,
+    bounds: Bounds,
 ) -> _Options:
     model = query.scope.model
     avoid = frozenset(query.avoid_worker_ids)
@@ -119,46 +127,18 @@ def _look(
         prefiller_count=len(prefillers),
         decoder_count=len(decoders),
         tpot_s=settings.tpot_target_s,
-        step_max_s=settings.step_max_s(query.priority),
+        step_max_s=bounds.step_max_s,
     )
     priced, alone = pricing.ways(decoders=decoders, prefillers=prefillers)
     excluded += [(Path.REMOTE, view, "no other worker could decode what it prefills") for view in alone]
     if query.begun or not settings.early_rejection:
         return _Options(ways=priced, barred=[], excluded=excluded)
-    ways, barred = _judge(query, priced, settings.wait_max_s)
+    ways, barred = bounds.judge(priced)
     return _Options(ways=ways, barred=barred, excluded=excluded)
 
 
-def _judge(
-    query: PlacementQuery, priced: list[Way], wait_max_s: float
-) -> tuple[list[Way], list[tuple[Way, Bar]]]:
-    """Split ways into those that serve the request well, and the others with what is wrong."""
-    ways = [way for way in priced if not way.room_s and way.wait_s <= wait_max_s]
-    limit_s = query.deadline_s
-    if limit_s is not None:
-        ways = [way for way in ways if _predicted_s(query, way) <= limit_s]
-    if len(ways) == len(priced):
-        return ways, []
-    good = set(ways)
-    return ways, [(way, _bar(query, way, wait_max_s)) for way in priced if way not in good]
-
-
-def _bar(query: PlacementQuery, way: Way, wait_max_s: float) -> Bar:
-    """Name the first thing that is wrong with a way."""
-    if way.wait_s > wait_max_s:
-        return Bar.LATE
-    if query.deadline_s is not None and _predicted_s(query, way) > query.deadline_s:
-        return Bar.DEADLINE
-    return Bar.FULL
-
-
-def _predicted_s(query: PlacementQuery, way: Way) -> float:
-    """Seconds until the last token, if the output is as long as expected."""
-    return way.ttft_s + ((query.output_tokens_expected or 1) - 1) * way.tpot_s
-
-
 def _record(
-    query: PlacementQuery, chosen: Way, options: _Options, wanted: Path | None, settings: RouterSettings
+    chosen: Way, options: _Options, bounds: Bounds, wanted: Path | None, settings: RouterSettings
 ) -> tuple[Candidate, ...]:
     """Turn the best ways, and as far as there is room the others, into candidates."""
     room = settings.candidates_kept
@@ -168,7 +148,7 @@ def _record(
     kept = [way.candidate() for way in free[:room]]
     kept += [way.candidate(f"{wanted} prefill was asked for") for way in unwanted[: max(0, room - len(kept))]]
     kept += [
-        way.candidate(_objection(query, way, bar, settings))
+        way.candidate(bounds.objection(way, bar))
         for way, bar in sorted(options.barred)[: max(0, room - len(kept))]
     ]
     if len(kept) < room:
@@ -222,17 +202,6 @@ def _why_not(path: Path, options: _Options) -> str:
         return " (no worker offers it)"
     worker_id, why = excluded[0]
     return f" ({worker_id}: {why})"
-
-
-def _objection(query: PlacementQuery, way: Way, bar: Bar, settings: RouterSettings) -> str:
-    """Say what is wrong with a way."""
-    match bar:
-        case Bar.LATE:
-            return f"its wait of {way.wait_s:.1f} s is longer than {settings.wait_max_s:g} s"
-        case Bar.FULL:
-            return f"decode has no room for it before {_ms(way.room_s)}"
-        case Bar.DEADLINE:
-            return f"its end in {_ms(_predicted_s(query, way))} is after the deadline"
 
 
 def _stall(way: Way) -> str:

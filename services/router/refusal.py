@@ -58,6 +58,7 @@ def refuse(
     fleet: FleetView,
     settings: RouterSettings,
     barred: Sequence[Barred],
+    room_max_s: float,
     excluded: Sequence[tuple[WorkerView, str]],
 ) -> Rejected:
     """Name the reason for which nothing could be chosen.
@@ -67,11 +68,12 @@ def refuse(
         fleet: workers as known now.
         settings: limits.
         barred: ways that could be gone, with what is wrong with each.
+        room_max_s: longest wait for room at a decode worker that still makes sense.
         excluded: workers that cannot serve it now, with reasons.
     """
     model = query.scope.model
     if barred:
-        return _overload(query, barred, settings)
+        return _overload(query, barred, room_max_s)
     decoders = fleet.serving(model, Phase.DECODE)
     if not decoders and len(fleet) and not fleet.serving(model, Phase.PREFILL):
         known = ", ".join(fleet.models())
@@ -86,9 +88,7 @@ def refuse(
     )
 
 
-def _overload(
-    query: PlacementQuery | DecodeQuery, barred: Sequence[Barred], settings: RouterSettings
-) -> Rejected:
+def _overload(query: PlacementQuery | DecodeQuery, barred: Sequence[Barred], room_max_s: float) -> Rejected:
     """Turn the best of the barred ways into a refusal: work ahead drains a second per second."""
     model = query.scope.model
     rooms_s = [way.room_s for way in barred if way.bar is Bar.FULL]
@@ -97,16 +97,17 @@ def _overload(
         return Saturated(
             message=f"every decode worker of {model!r} is full; the first has room in {least_s:.2f} s",
             retry_after_s=least_s,
-            room_in_s=least_s,
+            room_in_s=least_s if least_s <= room_max_s else None,
         )
     missed = [way for way in barred if way.bar is Bar.DEADLINE]
     if missed and isinstance(query, PlacementQuery) and query.deadline_s is not None:
         return _unmeetable(missed, query.deadline_s)
     least_s = min(way.wait_s for way in barred)
+    allowed_s = max(0.0, room_max_s)
     return Saturated(
-        message=f"every worker of {model!r} is busy: the shortest wait is {least_s:.1f} s, "
-        f"longer than {settings.wait_max_s:g} s",
-        retry_after_s=least_s - settings.wait_max_s,
+        message=f"every worker of {model!r} is busy: the shortest wait is {least_s:.2f} s, "
+        f"longer than the {allowed_s:.2f} s that are left for it",
+        retry_after_s=max(0.0, least_s - allowed_s),
     )
 
 

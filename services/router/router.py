@@ -8,9 +8,10 @@ it and on its arguments alone. Not here: feeding it (`services.router.feed`).
 from collections.abc import Iterable
 
 from services.domain.blocks import KvEventBatch, KvSnapshot
-from services.domain.errors import Rejected
+from services.domain.errors import DeadlineUnmeetable, Rejected, Saturated
 from services.domain.ids import EngineEpoch, RequestId, WorkerId
 from services.domain.placement import DecodePlacement, DecodeQuery, Path, Placement, PlacementQuery
+from services.domain.request import is_batch
 from services.domain.task import QueuedTask
 from services.domain.worker import WorkerStatus
 from services.router.accuracy import HitRecord, IndexWrong
@@ -21,6 +22,7 @@ from services.router.index import PrefixIndex
 from services.router.ledger import Burden, Ledger
 from services.router.output_lengths import OutputLengths
 from services.router.placement import place
+from services.router.pressure import Pressure
 from services.router.queue_load import QueueClass, QueueLoad, queue_class, read_queue
 from services.router.settings import RouterSettings
 
@@ -35,6 +37,7 @@ class Router:
             slack_frac=settings.index_slack_frac, batches_waiting_max=settings.index_batches_waiting_max
         )
         self._hits = HitRecord()
+        self._pressure = Pressure(settings.burst_s)
         self.lengths = OutputLengths()
         """How long outputs become, as far as the owner folds those of its requests."""
         self._queued: dict[QueueClass, tuple[int, int]] = {}
@@ -170,10 +173,25 @@ class Router:
             queue=self.queue_load(query.scope.model, query.priority),
             settings=self.settings,
             now_s=now_s,
+            overload=self._pressure.overload(query.scope.model, now_s),
         )
+        if not is_batch(query.priority) and self._is_late(query, outcome):
+            self._pressure.fold(query.scope.model, now_s)
         if isinstance(outcome, Placement):
             self._remember(query, outcome, now_s)
         return outcome
+
+    def _is_late(self, query: PlacementQuery, outcome: Placement | Rejected) -> bool:
+        """Whether more is ahead of a request than its target allows."""
+        match outcome:
+            case Placement(candidates=(chosen, *_)):
+                return query.waited_s + chosen.wait_s > self.settings.ttft_target_s
+            case Saturated():
+                return True
+            case DeadlineUnmeetable(retry_after_s=retry_after_s):
+                return retry_after_s is not None
+            case _:
+                return False
 
     def place_decode(self, query: DecodeQuery, now_s: float) -> DecodePlacement | Rejected:
         """Decide who continues a handed-over prompt, and remember it as load."""

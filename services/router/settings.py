@@ -46,21 +46,24 @@ class RouterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     a second this is three seconds, more than any status takes."""
 
     early_rejection: bool = True
-    """Refuse at once what is predicted to miss its deadline, or to wait longer than the two bounds below
-    allow. Without it everything is let in, and beyond the capacity nearly everything is late."""
+    """Refuse at once what is predicted to miss its deadline, or to wait longer than the bounds below allow.
+    Without it everything is let in, and beyond the capacity nearly everything is late."""
+
+    burst_s: _Positive = 10.0
+    """Time for which requests may be late or refused before it counts as overload. Until then it is a burst,
+    which ends by itself, and the two factors below bound what waits; from then on the bounds are the targets
+    themselves: more is refused, and what is let in is served in time. About as long as people wait."""
 
     wait_bound_factor: _Positive = 20.0
-    """Longest predicted wait before a prompt is computed, in TTFT targets: beyond it a worker counts as
-    full. 20 of them are 10 s, the time for which people keep their attention on an answer (J. Nielsen,
-    Usability Engineering, 1993). The target is what is aimed at, the bound is where a late answer is worth
-    less than a refusal that names a better time. 1 keeps the target itself under overload, and refuses
-    bursts that could have waited."""
+    """Longest predicted wait before a prompt is computed, in TTFT targets, during a burst: beyond it a worker
+    counts as full. 20 of them are 10 s, the time for which people keep their attention on an answer
+    (J. Nielsen, Usability Engineering, 1993): later, a refusal that names a better time is worth more."""
 
     tpot_bound_factor: _Positive = 2.0
-    """Longest predicted step of a decode worker, in TPOT targets: a request that would make it longer for
-    everybody waits for room. 2 of them are 60 ms, about as fast as people read. Batch work, and everybody
-    with 1, only fills workers up to the target. An engine that misses the bound with one request alone is
-    not measured by it."""
+    """Longest predicted time per token of a decode worker, in TPOT targets, during a burst: a request that
+    would make it longer for everybody waits for room. 2 of them are 60 ms, about as fast as people read.
+    Batch work only fills workers up to the target. An engine that misses the bound with one request alone
+    is not measured by it."""
 
     not_ready_retry_s: _Positive = 2.0
     """What a client is told to wait when no worker is ready: nothing predicts the end of a start."""
@@ -93,9 +96,10 @@ class RouterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         """Longest predicted wait before a prompt is computed, s."""
         return self.wait_bound_factor * self.ttft_target_s
 
-    def step_max_s(self, priority: int) -> float:
-        """Longest predicted decode step with a request of this priority in it, s."""
-        return self.tpot_target_s * (1.0 if is_batch(priority) else self.tpot_bound_factor)
+    def step_max_s(self, priority: int, *, overload: bool) -> float:
+        """Longest predicted time per token with a request of this priority in it, s."""
+        strict = overload or is_batch(priority)
+        return self.tpot_target_s * (1.0 if strict else self.tpot_bound_factor)
 
     @property
     def slo(self) -> Slo:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from math import inf
 
 from services.domain.blocks import blocks_for
-from services.router.filters import FILTERS_OF_ENGINE, FILTERS_OF_WORKER, Filter, Need, unobjectionable
+from services.router.filters import FILTERS_OF_ENGINE, FILTERS_OF_WORKER, Filter, Need
 from services.router.fleet import WorkerView
 from services.router.prices import room_wait_s
 
@@ -37,8 +37,13 @@ def _split(views: Sequence[WorkerView], need: Need) -> tuple[list[WorkerView], l
     able: list[WorkerView] = []
     excluded: list[tuple[WorkerView, str]] = []
     of_engine: dict[int, str | None] = {}
+    now_s, stale_after_s, avoid = need.now_s, need.stale_after_s, need.avoid
     for view in views:
-        why = None if unobjectionable(view, need) else _objection(view, need, _OF_WORKER)
+        # Nearly every worker passes: asked in one expression, at a fraction of the price of each filter.
+        if view.ready and now_s - view.seen_at_s <= stale_after_s and view.worker_id not in avoid:
+            why = None
+        else:
+            why = _objection(view, need, _OF_WORKER)
         if why is None:
             if view.speed not in of_engine:
                 of_engine[view.speed] = _objection(view, need, _OF_ENGINE)

@@ -7,7 +7,6 @@ Not here: which way is taken and why (`services.router.placement`).
 """
 
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -58,6 +57,10 @@ class Way(NamedTuple):
         )
 
 
+LOCAL_PACE_FRAC = 0.8
+"""Share of the longest time per token up to which a decode worker still takes prompts while there is a
+prefill pool: sequences that are handed over stall nobody, so prompts are the first thing to give up."""
+
 Seat = tuple[float, float, float]
 """A sequence's place at a decode worker: seconds until it is free, the step with the sequence in it, and the
 step once all have joined that are on their way."""
@@ -82,12 +85,16 @@ class _Speed:
     """A decode step without any sequence."""
     step_max_s: float
     """Longest step; infinite where this sequence alone makes a longer one."""
+    local_pace_max_s: float
+    """Longest time per token at which it still takes prompts."""
     sequences_max: int
     added_s: float
     """What this sequence adds to a decode step of others: the model is linear in both its terms."""
     queued_s: float
     """Wait behind one worker's share of the queue."""
     transfer_s: float
+    joins: list[Join]
+    """Decode workers of its KV layout, best first once all are priced; shared by all speeds of the layout."""
     prompts: dict[int, tuple[PromptPrice, int]]
     """By overlap in blocks: price of the rest, and its tokens."""
 
@@ -121,6 +128,7 @@ class Pricing:
         self._overlaps = overlaps
         self._queue = queue
         self._prefiller_count = max(1, prefiller_count)
+        self._has_pool = prefiller_count > 0
         self._coming = queue.waiting_count / max(1, decoder_count)
         self._coming_tokens = queue.waiting_tokens / max(1, decoder_count)
         self._tpot_s = tpot_s
@@ -128,6 +136,7 @@ class Pricing:
         self._growth_tokens = query.output_tokens_expected or 0
         self._seed = hash64(query.request_id)
         self._speeds: dict[int, _Speed] = {}
+        self._joins: dict[str, list[Join]] = {}
 
     def ways(
         self, *, decoders: Sequence[WorkerView], prefillers: Sequence[WorkerView]
@@ -142,13 +151,12 @@ class Pricing:
             The ways, and prefill workers whose KV no other worker could decode.
         """
         ways: list[Way] = []
-        joins: defaultdict[str, list[Join]] = defaultdict(list)
         coming = self._coming
         for view in decoders:
             speed = self._speeds.get(view.speed) or self._speed(view)
             running, sequences = view.running_count, view.sequence_count
             step_s = (view.step_s if running else speed.idle_s) + speed.added_s
-            pace_s = step_s + speed.added_s * (coming + sequences - running)
+            pace_s = (step_s + speed.added_s * (coming + sequences - running)) * view.slowdown
             free = view.free_blocks - speed.growth_blocks * sequences - speed.coming_blocks
             room_s = 0.0  # with a place in the batch, a step within its bound, memory for what all will write
             if (
@@ -158,20 +166,24 @@ class Pricing:
             ):
                 room_s = self._room_s(view, speed, pace_s, free)
             seat = (room_s, step_s, pace_s)
-            way = self._way(view, speed, Path.LOCAL, view.backlog_s, seat)
+            local_seat = seat
+            if running and pace_s > speed.local_pace_max_s and not room_s:
+                local_seat = (max(view.backlog_s, step_s), step_s, pace_s)
+            way = self._way(view, speed, Path.LOCAL, view.backlog_s, local_seat)
             ways.append(way)
-            joins[view.limits.compatibility].append((room_s + step_s, way.tie, view.worker_id, seat))
-        best = {layout: sorted(of_layout)[:2] for layout, of_layout in joins.items()}
+            speed.joins.append((room_s + step_s, way.tie, view.worker_id, seat))
+        for of_layout in self._joins.values():
+            of_layout.sort()
         alone: list[WorkerView] = []
         for view in prefillers:
-            ranked = best.get(view.limits.compatibility)
-            if ranked is None or (ranked[0][2] == view.worker_id and len(ranked) == 1):
+            speed = self._speeds.get(view.speed) or self._speed(view)
+            ranked = speed.joins
+            if not ranked or (ranked[0][2] == view.worker_id and len(ranked) == 1):
                 alone.append(view)
                 continue
             _, _, joined, seat = ranked[0]
             if joined == view.worker_id:
                 seat = ranked[1][3]
-            speed = self._speeds.get(view.speed) or self._speed(view)
             wait_s = view.backlog_s + speed.queued_s
             if view.free_blocks < speed.prompt_blocks or view.sequence_count >= speed.sequences_max:
                 wait_s += wait_for_room_s(view, tokens=self._query.prompt_tokens, output_tokens=1)
@@ -251,13 +263,15 @@ class Pricing:
         alone_s = performance.decode_s(sequence_count=1, context_tokens=tokens)
         pair_s = performance.decode_s(sequence_count=2, context_tokens=tokens)
         added_s = pair_s - performance.decode_s(sequence_count=1, context_tokens=0)
+        step_max_s = self._step_max_s if alone_s <= self._step_max_s else math.inf
         speed = self._speeds[view.speed] = _Speed(
             prompt_blocks=blocks_for(tokens + 1, size),
             peak_blocks=blocks_for(tokens + max(1, growth), size),
             growth_blocks=growth / 2 / size,
             coming_blocks=(self._coming_tokens + self._coming * growth) / size,
             idle_s=alone_s - added_s,
-            step_max_s=self._step_max_s if alone_s <= self._step_max_s else math.inf,
+            step_max_s=step_max_s,
+            local_pace_max_s=step_max_s * LOCAL_PACE_FRAC if self._has_pool else math.inf,
             sequences_max=limits.sequences_max,
             added_s=added_s,
             queued_s=backlog_s(
@@ -267,6 +281,7 @@ class Pricing:
                 step_tokens_max=limits.step_tokens_max,
             ),
             transfer_s=performance.transfer_s(tokens * limits.kv_bytes_per_token),
+            joins=self._joins.setdefault(limits.compatibility, []),
             prompts={},
         )
         return speed

@@ -1,6 +1,7 @@
 """Statuses age by the reader's clock, and only while they could have been renewed."""
 
 from dataclasses import replace
+from math import inf
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,10 +10,11 @@ from services.domain.errors import NotReady
 from services.domain.ids import WorkerId
 from services.domain.placement import Placement
 from services.domain.worker import Lifecycle, WorkerLoad
-from services.router.filters import FILTERS_OF_WORKER, Need, unobjectionable
+from services.router.filters import FILTERS_OF_WORKER, Need
 from services.router.fleet import FleetView
 from services.router.router import Router
 from services.router.settings import RouterSettings
+from services.router.sifting import sift
 from tests.router.scenery import BOTH, DECODE, MODEL, query, router_of, worker
 
 SETTINGS = RouterSettings(stale_after_s=2.0, forget_after_s=10.0)
@@ -111,13 +113,18 @@ def test_a_restarted_engine_owes_nothing() -> None:
     avoid=st.frozensets(st.sampled_from((WorkerId("d0"), WorkerId("d1")))),
     stale_after_s=st.floats(0.1, 20),
 )
-def test_the_quick_test_agrees_with_the_filters(
+def test_a_worker_is_able_when_no_filter_objects(
     lifecycle: Lifecycle, seen_at_s: float, avoid: frozenset[WorkerId], stale_after_s: float
 ) -> None:
-    """A worker passes the quick test exactly when no filter objects to it."""
+    """Alone in its fleet it may be silent for any time; else it is able exactly when all filters agree."""
     fleet = FleetView(SETTINGS)
     fleet.fold_status(worker("d0", DECODE, lifecycle=lifecycle), seen_at_s)
     (view,) = fleet.workers()
     need = Need(tokens=1, avoid=avoid, now_s=10.0, stale_after_s=stale_after_s)
-    objections = [why for check in FILTERS_OF_WORKER.values() if (why := check(view, need)) is not None]
-    assert unobjectionable(view, need) == (not objections)
+
+    def objections(asked: Need) -> list[str]:
+        return [why for check in FILTERS_OF_WORKER.values() if (why := check(view, asked)) is not None]
+
+    able, excluded = sift((view,), need)
+    assert bool(able) == (not objections(need) or not objections(replace(need, stale_after_s=inf)))
+    assert [why for _, why in excluded] == ([] if able else objections(need)[:1])

@@ -158,6 +158,7 @@ PLACEMENT_QUERY = PlacementQuery(
     output_tokens_expected=2,
     priority=4,
     deadline_s=1.5,
+    waited_s=0.25,
     begun=True,
     preference=PathPreference.REMOTE,
     avoid_worker_ids=(W,),

@@ -269,6 +269,7 @@ PLACEMENT_QUERIES = st.builds(
     output_tokens_expected=st.none() | POSITIVE_COUNTS,
     priority=PRIORITIES,
     deadline_s=st.none() | NUMBERS,
+    waited_s=NUMBERS,
     begun=st.booleans(),
     avoid_worker_ids=st.lists(IDS, max_size=2).map(tuple),
 )

@@ -49,6 +49,7 @@ def placement_query_to_proto(query: PlacementQuery) -> pb.PlaceRequest:
             priority=query.priority,
             deadline_s=query.deadline_s,
             begun=query.begun,
+            waited_s=query.waited_s,
             preference=_PREFERENCE_TO_PROTO[query.preference],
             avoid_worker_ids=query.avoid_worker_ids,
         )
@@ -73,6 +74,7 @@ def placement_query_from_proto(message: pb.PlaceRequest) -> PlacementQuery:
         if message.HasField("deadline_s")
         else None,
         begun=message.begun,
+        waited_s=number("PlaceRequest.waited_s", message.waited_s),
         preference=known("PlaceRequest.preference", _PREFERENCE_FROM_PROTO, message.preference),
         avoid_worker_ids=tuple(map(WorkerId, message.avoid_worker_ids)),
     )

@@ -52,6 +52,7 @@ class PlaceRequest(_message.Message):
     OUTPUT_TOKENS_EXPECTED_FIELD_NUMBER: _builtins.int
     DEADLINE_S_FIELD_NUMBER: _builtins.int
     BEGUN_FIELD_NUMBER: _builtins.int
+    WAITED_S_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     prompt_tokens: _builtins.int
     output_tokens_max: _builtins.int
@@ -63,6 +64,8 @@ class PlaceRequest(_message.Message):
     """Time left; absent waits without limit."""
     begun: _builtins.bool
     """Work on it has begun before: it must not be refused for being late."""
+    waited_s: _builtins.float
+    """Since the gateway accepted it."""
     @_builtins.property
     def scope(self) -> _request_pb2.CacheScope: ...
     @_builtins.property
@@ -87,10 +90,11 @@ class PlaceRequest(_message.Message):
         output_tokens_expected: _builtins.int | None = ...,
         deadline_s: _builtins.float | None = ...,
         begun: _builtins.bool = ...,
+        waited_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s", "_output_tokens_expected", b"_output_tokens_expected", "deadline_s", b"deadline_s", "output_tokens_expected", b"output_tokens_expected", "scope", b"scope"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s", "_output_tokens_expected", b"_output_tokens_expected", "avoid_worker_ids", b"avoid_worker_ids", "begun", b"begun", "block_hashes", b"block_hashes", "deadline_s", b"deadline_s", "output_tokens_expected", b"output_tokens_expected", "output_tokens_max", b"output_tokens_max", "preference", b"preference", "priority", b"priority", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id", "scope", b"scope"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s", "_output_tokens_expected", b"_output_tokens_expected", "avoid_worker_ids", b"avoid_worker_ids", "begun", b"begun", "block_hashes", b"block_hashes", "deadline_s", b"deadline_s", "output_tokens_expected", b"output_tokens_expected", "output_tokens_max", b"output_tokens_max", "preference", b"preference", "priority", b"priority", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id", "scope", b"scope", "waited_s", b"waited_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__deadline_s: _TypeAlias = _typing.Literal["deadline_s"]  # noqa: Y015
     _WhichOneofArgType__deadline_s: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s"]  # noqa: Y015
