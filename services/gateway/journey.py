@@ -118,7 +118,24 @@ class Journey:
             Rejected: why it is not served.
             DeadlineExceeded: the deadline passed in the waiting room.
         """
-        return await self._reach.room.place(self._life, lambda: self._place(preference))
+        return await self._reach.room.place(self._life, lambda: self._place_linked(preference))
+
+    async def _place_linked(self, preference: PathPreference) -> Placement:
+        """Place a new request; when workers are there but no link to them, wait a moment for one.
+
+        A gateway that stood still for seconds wakes up with its links closed by the workers.
+        """
+        reach = self._reach
+        until_s = reach.clock.now_s() + reach.settings.link_patience_s
+        while True:
+            try:
+                return await self._place(preference)
+            except NotReady:
+                left_s = until_s - reach.clock.now_s()
+                if left_s <= 0 or not reach.unlinked():
+                    raise
+            async with self._in_time():
+                await reach.links.wait_changed(left_s)
 
     async def _place(self, preference: PathPreference) -> Placement:
         life, request = self._life, self._life.request

@@ -9,6 +9,7 @@ Not here: what messages mean (`services.gateway.conductor`).
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 
 from services.domain.errors import WorkerLost
 from services.domain.ids import GatewayId, WorkerId
@@ -79,6 +80,12 @@ class LinkPool:
     async def changed(self) -> None:
         """Wait until a link opens or breaks."""
         await self._change.wait()
+
+    async def wait_changed(self, timeout_s: float) -> None:
+        """Wait until a link opens or breaks, or the time is up."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self.changed()
 
     def _tell_change(self) -> None:
         self._on_linked(frozenset(self._links))

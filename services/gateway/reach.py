@@ -42,10 +42,13 @@ class Reach:
     attempts: dict[RequestId, Life] = field(default_factory=dict)
     """Lives by the id of their present attempt: how mail finds them."""
 
+    def unlinked(self) -> frozenset[WorkerId]:
+        """Workers of the fleet that cannot be spoken to now."""
+        return self.links.unlinked(tuple(v.worker_id for v in self.router.fleet.workers()))
+
     def unreliable(self) -> tuple[WorkerId, ...]:
         """Workers of the fleet that cannot be spoken to now, or whose engine just failed."""
-        known = tuple(v.worker_id for v in self.router.fleet.workers())
-        return (*self.links.unlinked(known), *self.router.quarantined(self.clock.now_s()))
+        return (*self.unlinked(), *self.router.quarantined(self.clock.now_s()))
 
     def answer_offer(self, life: Life, *, taken: bool, pulled: bool) -> None:
         """Tell the prefill worker what became of its handoff, if it waits for that."""

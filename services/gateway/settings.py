@@ -24,6 +24,10 @@ class ConductorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     """Longest wait for a worker when a running request has lost its own; seconds. About what a worker takes
     to be replaced: a client that has tokens already can only lose by an error."""
 
+    link_patience_s: float = 2.0
+    """Longest wait of a new request for a link, when workers serve but none can be reached; seconds. A
+    gateway that stood still finds its links closed, and opens them again within that time."""
+
     lease_margin_s: float = 0.5
     """Taken off every lease, for the time messages travel; seconds."""
 
@@ -43,6 +47,7 @@ class ConductorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
             "claim_patience_s",
             "waiting_max",
             "recovery_patience_s",
+            "link_patience_s",
             "attempts_max",
             "records_max",
             "drain_timeout_s",
