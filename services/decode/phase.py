@@ -9,6 +9,7 @@ Not here: prefill of queued tasks (`services.prefill`), the process around it (`
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from services.domain.errors import DeadlineExceeded, NotReady, ServingError, TicketInvalid
@@ -38,7 +39,18 @@ class _Sequence:
 class DecodePhase:
     """All sequences that decode on this worker."""
 
-    def __init__(self, engine: Engine, info: EngineInfo, *, meters: Meters) -> None:
+    def __init__(
+        self, engine: Engine, info: EngineInfo, *, doubt_s: Callable[[], float], meters: Meters
+    ) -> None:
+        """Begin without sequences.
+
+        Args:
+            engine: that decodes.
+            info: its facts.
+            doubt_s: says how much older a message may be than it seems (`services.runtime.pulse`).
+            meters: of this process.
+        """
+        self._doubt_s = doubt_s
         self._engine = engine
         self._info = info
         self._meters = meters
@@ -89,13 +101,13 @@ class DecodePhase:
         return self._ticket_refusal(message.ticket, message)
 
     def _ticket_refusal(self, ticket: Ticket, message: StartDecode) -> ServingError | None:
-        # The gateway took the time since it received the ticket off its lease, so its age here is 0.
+        # The gateway took its own time off the lease; what this process stood still it cannot know.
         fault = check_ticket(
             ticket,
             digest=prompt_digest(message.request.prompt_token_ids, message.request.scope),
             prompt_tokens=message.request.prompt_tokens,
             emitted_count=len(message.emitted_token_ids),
-            age_s=0.0,
+            age_s=self._doubt_s(),
             compatibility=self._info.limits.compatibility,
             block_size_tokens=self._info.limits.block_size_tokens,
             already_used=ticket.ticket_id in self._used,

@@ -44,6 +44,7 @@ from services.router.placer import LocalPlacer, Placer
 from services.router.router import Router
 from services.runtime.clock import Clock
 from services.runtime.metrics import Meters
+from services.runtime.pulse import Pulse
 from services.runtime.tasks import Nursery
 
 log = logging.getLogger(__name__)
@@ -88,6 +89,7 @@ class Conductor:
         self._bus = bus
         self._clock = clock
         self._meters = meters
+        self._pulse = Pulse(clock)
         self._nursery = Nursery("conductor")
         self._links = LinkPool(
             dialer,
@@ -130,6 +132,7 @@ class Conductor:
 
     async def start(self) -> None:
         """Begin to follow fleet, caches and queue."""
+        self._nursery.start(self._pulse.run(), "pulse")
         self._nursery.start(self._feed.run(), "feed")
 
     async def wait_linked(self, worker_ids: frozenset[WorkerId]) -> None:
@@ -235,7 +238,7 @@ class Conductor:
     def _end(self, life: Life) -> None:
         """Free whatever a life still holds, and keep its record."""
         life.finish(FinishReason.ABORTED, None, self._clock.now_s())
-        self._reach.answer_offer(life, taken=False, pulled=False)
+        self._reach.close_offer(life)
         record = life.record()
         self._reach.drop_attempt(life, cancel=record.finish not in _DONE)
         self.router.fold_ended(life.request.request_id)
@@ -333,7 +336,8 @@ class Conductor:
             )
             self._links.send(worker_id, refusal)
             return
-        life.offer = Offer(worker_id=worker_id, handoff=handoff, received_s=self._clock.now_s())
+        received_s = self._clock.now_s() - self._pulse.doubt_s()
+        life.offer = Offer(worker_id=worker_id, handoff=handoff, received_s=received_s)
         life.post(life.offer)
 
     def _link_lost(self, worker_id: WorkerId) -> None:

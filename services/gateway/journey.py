@@ -95,6 +95,7 @@ class Journey:
         while True:
             match await life.next():
                 case Delta(finish=FinishReason.ERROR, error=ServingError() as error):
+                    life.ticket_is_out = False  # refused before any engine saw it, if it is unanswered still
                     raise error
                 case Delta(finish=FinishReason.ABORTED):
                     raise _stopped(life.decode_worker_id)
@@ -291,6 +292,7 @@ class Journey:
                 deadline_s=life.deadline_at_s - reach.clock.now_s(),
             ),
         )
+        life.ticket_is_out = sent and ticket is not None
         if not sent:
             life.post(LinkLost(worker_id=worker_id))
 
@@ -317,7 +319,7 @@ class Journey:
         """
         life, reach = self._life, self._reach
         worker_id = life.decode_worker_id or life.prefill_worker_id
-        reach.answer_offer(life, taken=False, pulled=False)
+        reach.close_offer(life)
         reach.drop_attempt(life, cancel=True)
         if not _mendable(problem) or life.attempts >= reach.settings.attempts_max:
             raise problem

@@ -78,6 +78,8 @@ class Life:
         self.decode_worker_id: WorkerId | None = None
         self.offer: Offer | None = None
         """Handoff whose prefill worker still waits for an answer."""
+        self.ticket_is_out = False
+        """Whether a decode worker was sent that handoff's ticket, and may be reading the blocks."""
         self.placement: Placement | None = None
         self.decode_placement: DecodePlacement | None = None
         self.handoff: Handoff | None = None

@@ -53,6 +53,7 @@ class Reach:
     def answer_offer(self, life: Life, *, taken: bool, pulled: bool) -> None:
         """Tell the prefill worker what became of its handoff, if it waits for that."""
         offer, life.offer = life.offer, None
+        life.ticket_is_out = False
         if offer is None:
             return
         ticket = offer.handoff.ticket
@@ -66,6 +67,10 @@ class Reach:
                 pulled=pulled,
             ),
         )
+
+    def close_offer(self, life: Life) -> None:
+        """Answer a handoff of a way that ends: blocks that may be read are left to their lease."""
+        self.answer_offer(life, taken=life.ticket_is_out, pulled=life.ticket_is_out)
 
     def drop_attempt(self, life: Life, *, cancel: bool) -> None:
         """Forget the present attempt and, if asked, stop it wherever it is."""

@@ -11,6 +11,7 @@ Not here: which task to take (`services.prefill.ordering`), decode (`services.de
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 
 from services.bus.port import Bus, QueueView
 from services.domain.errors import (
@@ -20,7 +21,7 @@ from services.domain.errors import (
     EngineFailed,
     ServingError,
 )
-from services.domain.handoff import Handoff
+from services.domain.handoff import Handoff, Ticket
 from services.domain.ids import GatewayId, RequestId, TaskId, WorkerId
 from services.domain.link import HandoffAnswer, HandoffOffer, TaskFailed, TaskStarted
 from services.domain.stream import Delta, FinishReason
@@ -61,6 +62,7 @@ class PrefillPhase:
         links: dict[GatewayId, GatewayLink],
         claimant: Callable[[], Claimant],
         clock: Clock,
+        doubt_s: Callable[[], float],
         meters: Meters,
     ) -> None:
         self._engine = engine
@@ -71,6 +73,7 @@ class PrefillPhase:
         self._links = links
         self._claimant = claimant
         self._clock = clock
+        self._doubt_s = doubt_s
         self._meters = meters
         self._jobs: dict[RequestId, Job] = {}
         self._open = True
@@ -224,7 +227,7 @@ class PrefillPhase:
             task_id=job.task_id,
             request_id=result.request_id,
             worker_id=self._worker_id,
-            ticket=result.ticket,
+            ticket=self._aged(result.ticket),
             first=result.first,
             first_is_exact=not job.claimed.task.request.sampling.state_starts_at_prompt,
             waited_s=job.claimed.waited_s,
@@ -236,7 +239,13 @@ class PrefillPhase:
             self._settings.answer_timeout_s, self._unanswered, result.request_id
         )
         if not self._tell(job, HandoffOffer(handoff=handoff)):
-            self._unanswered(result.request_id)
+            self._close_job(job, outcome="unanswered", release=True)  # it went nowhere: nobody can read them
+
+    def _aged(self, ticket: Ticket | None) -> Ticket | None:
+        """Take off a lease what may have passed between its grant and now."""
+        if ticket is None:
+            return None
+        return replace(ticket, lease_s=max(0.0, ticket.lease_s - self._doubt_s()))
 
     def _expire(self, request_id: RequestId) -> None:
         """Stop a prefill whose deadline passed; its gateway need not be asked."""
@@ -251,15 +260,18 @@ class PrefillPhase:
     def answered(self, answer: HandoffAnswer) -> None:
         """A gateway said what became of a handoff."""
         job = self._jobs.get(answer.request_id)
+        if job is None and answer.ticket_id is not None and not answer.pulled:
+            self._engine.release(answer.ticket_id)  # late, but nobody reads the blocks
         if job is None or job.offered is None:
             return
         outcome = "refused" if not answer.taken else "taken" if answer.pulled else "finished"
         self._close_job(job, outcome=outcome, release=not answer.pulled)
 
     def _unanswered(self, request_id: RequestId) -> None:
+        """No answer came: a decode worker may be reading all the same, so the lease runs to its end."""
         job = self._jobs.get(request_id)
         if job is not None:
-            self._close_job(job, outcome="unanswered", release=True)
+            self._close_job(job, outcome="unanswered", release=False)
 
     def _close_job(self, job: Job, *, outcome: str, release: bool) -> None:
         del self._jobs[job.request_id]
@@ -268,15 +280,18 @@ class PrefillPhase:
         if job.offered is not None and job.offered.ticket is not None:
             if release:
                 self._engine.release(job.offered.ticket.ticket_id)
-            else:
+            elif outcome == "taken":
                 self._meters.count("baton_handoff_bytes_total", job.offered.ticket.kv_bytes)
         self._later(self._complete(job), "complete")
 
     def gateway_gone(self, gateway_id: GatewayId) -> None:
-        """Nobody waits for these tasks any more."""
+        """Nobody waits for these tasks any more; blocks on offer may be read, their leases run to the end."""
         for job in [j for j in self._jobs.values() if j.gateway_id == gateway_id]:
-            self._stop(job)
-            self._later(self._complete(job), "complete")
+            if job.offered is None:
+                self._stop(job)
+                self._later(self._complete(job), "complete")
+            else:
+                self._close_job(job, outcome="unanswered", release=False)
 
     def _removed(self, task_id: TaskId) -> None:
         """A task left the queue: when it was not this phase that completed it, it was cancelled."""

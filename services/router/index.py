@@ -26,9 +26,6 @@ from services.domain.blocks import (
 from services.domain.ids import EngineEpoch, WorkerId
 from services.router.findings import Applied, Folded, GapFound, StaleEpoch, UnknownWorker, Waiting
 
-EPOCHS_REMEMBERED = 4
-"""Past lives of an engine that are recognised as past; older batches cannot still be on their way."""
-
 LOOK_UP_BLOCKS = 64
 """Blocks looked up at once before asking whether anybody is left: long enough that the loop runs in C,
 short enough that a prompt known to nobody costs little."""
@@ -48,7 +45,6 @@ class _Holder:
     """In the order in which they were stored."""
     awaiting: bool = False
     waiting: deque[KvEventBatch] = field(default_factory=deque)
-    past_epochs: deque[EngineEpoch] = field(default_factory=lambda: deque(maxlen=EPOCHS_REMEMBERED))
 
 
 class PrefixIndex:
@@ -122,8 +118,10 @@ class PrefixIndex:
 
     def fold_worker(
         self, worker_id: WorkerId, *, epoch: EngineEpoch, kv_blocks: int, kv_sequence: int
-    ) -> Applied | GapFound | StaleEpoch:
-        """Take what a status says of a worker's cache.
+    ) -> Applied | GapFound:
+        """Take what a status says of a worker's cache; it alone says which life of the engine is present.
+
+        Events of another life are either late or early: late ones are void, early ones show as a gap.
 
         A status may overtake batches on their way, so one that is ahead of them is not a gap yet; it is
         when the next status comes and the batches still have not.
@@ -135,8 +133,6 @@ class PrefixIndex:
             holder = _Holder(bit=bit, epoch=epoch, blocks_max=blocks_max)
             self._holders[worker_id] = holder
             return self._begin(worker_id, holder, kv_sequence)
-        if epoch in holder.past_epochs:
-            return StaleEpoch(worker_id=worker_id)
         holder.blocks_max = blocks_max
         if epoch != holder.epoch:
             self._renew(holder, epoch)
@@ -155,10 +151,8 @@ class PrefixIndex:
         holder = self._holders.get(worker_id)
         if holder is None:
             return UnknownWorker(worker_id=worker_id)
-        if batch.epoch in holder.past_epochs:
-            return StaleEpoch(worker_id=worker_id)
         if batch.epoch != holder.epoch:
-            self._renew(holder, batch.epoch)
+            return StaleEpoch(worker_id=worker_id)
         if holder.awaiting:
             return self._keep(worker_id, holder, batch)
         expected = holder.sequence + 1
@@ -176,11 +170,7 @@ class PrefixIndex:
         holder = self._holders.get(worker_id)
         if holder is None:
             return UnknownWorker(worker_id=worker_id)
-        if snapshot.epoch in holder.past_epochs:
-            return StaleEpoch(worker_id=worker_id)
-        if snapshot.epoch != holder.epoch:
-            self._renew(holder, snapshot.epoch)
-        elif snapshot.sequence < holder.sequence:
+        if snapshot.epoch != holder.epoch or snapshot.sequence < holder.sequence:
             return StaleEpoch(worker_id=worker_id)
         self._clear(holder)
         holder.sequence = snapshot.sequence
@@ -228,7 +218,6 @@ class PrefixIndex:
     def _renew(self, holder: _Holder, epoch: EngineEpoch) -> None:
         """An engine started anew: what the old one held is gone."""
         self._clear(holder)
-        holder.past_epochs.append(holder.epoch)
         holder.epoch = epoch
         holder.sequence = holder.announced_sequence = 0
         holder.awaiting = False

@@ -67,6 +67,7 @@ def draw(seed: int) -> Scenario:
         bus_latency_s=chance.choice((0.0, 0.0003, 0.002)),
         link_delay_s=chance.choice((0.0, 0.0002, 0.003)),
         claim_ttl_s=chance.choice((1.5, 5.0)),
+        silence_s_max=engine.lease_s / 3,
         safety_s=safety_s,
         arrivals=stage.arrivals(chance.randint(4, ARRIVALS_MAX)),
         faults=() if chance.random() < CALM_FRAC else stage.faults(chance.randint(1, FAULTS_MAX)),
@@ -100,7 +101,7 @@ def _draw_engine(chance: Random) -> SimulatedSettings:
         context_tokens_max=2048,
         sequences_max=chance.choice((4, 16, 256)),
         step_tokens_max=chance.choice((256, 1024, 8192)),
-        lease_s=chance.choice((1.0, 3.0, 30.0)),
+        lease_s=chance.choice((1.5, 3.0, 30.0)),
         health_timeout_s=chance.choice((1.0, 5.0)),
         eos_every_tokens=chance.choice((0, 50, 200)),
     )

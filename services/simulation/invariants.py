@@ -8,12 +8,15 @@ Not here: seeing (`services.simulation.world`).
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from services.domain.errors import DeadlineExceeded, DeadlineUnmeetable, ServingError
+from services.domain.errors import DeadlineExceeded, DeadlineUnmeetable, Saturated
 from services.domain.stream import FinishReason
-from services.simulation.observation import ClientEnd, Observation
+from services.simulation.observation import ClientEnd, Observation, Outcome
 
 DEADLINE_GRACE_S = 0.1
 """How much later than its deadline a call may end: a turn of messages. A clock's error is added."""
+
+HURRY_S = 1.0
+"""A client with such a deadline cannot wait as long as a refusal asks."""
 
 CLOCK_RATE_ERROR = 0.03
 """Most that a simulated clock is wrong per second."""
@@ -55,7 +58,7 @@ def tokens_are_the_models(seen: Observation) -> Iterable[str]:
 def nothing_fails_without_need(seen: Observation) -> Iterable[str]:
     """No call that has a token, and none while a decode worker is untouched, fails but for its deadline."""
     for outcome in seen.outcomes:
-        failed = outcome.end is ClientEnd.FAILED and not _of_its_deadline(outcome.error)
+        failed = outcome.end is ClientEnd.FAILED and not _of_its_deadline(outcome)
         if failed and (outcome.tokens or seen.scenario.spared):
             yield outcome.told()
 
@@ -98,6 +101,11 @@ def nothing_lingers(seen: Observation) -> Iterable[str]:
 def tickets_are_used_once(seen: Observation) -> Iterable[str]:
     """A ticket reaches a decode worker once."""
     return (f"ticket {ticket} was sent {count} times" for ticket, count in seen.tickets.items() if count > 1)
+
+
+def leases_are_respected(seen: Observation) -> Iterable[str]:
+    """No KV block is read after its lease ended."""
+    return (f"ticket {ticket} was pulled after its lease" for ticket in seen.late_pulls)
 
 
 def indexes_are_bounded(seen: Observation) -> Iterable[str]:
@@ -144,6 +152,7 @@ INVARIANTS: Mapping[str, Callable[[Observation], Iterable[str]]] = {
         nothing_is_left,
         nothing_lingers,
         tickets_are_used_once,
+        leases_are_respected,
         indexes_are_bounded,
         indexes_are_true,
         fleets_are_true,
@@ -161,8 +170,11 @@ def judge(seen: Observation) -> tuple[Violation, ...]:
     return tuple(found)
 
 
-def _of_its_deadline(error: ServingError | None) -> bool:
-    return isinstance(error, DeadlineExceeded | DeadlineUnmeetable)
+def _of_its_deadline(outcome: Outcome) -> bool:
+    """Whether the client's own hurry ended it: too late, or no time left to try again."""
+    if isinstance(outcome.error, Saturated):
+        return outcome.arrival.deadline_s <= HURRY_S
+    return isinstance(outcome.error, DeadlineExceeded | DeadlineUnmeetable)
 
 
 def _difference(got: tuple[int, ...], truth: tuple[int, ...]) -> str:

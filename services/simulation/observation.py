@@ -86,6 +86,8 @@ class Observation:
     samples: tuple[Sample, ...]
     tickets: Mapping[TicketId, int]
     """How often each ticket reached a decode worker."""
+    late_pulls: tuple[TicketId, ...]
+    """Tickets whose lease had ended when a decode engine came for the blocks."""
     leftovers: Mapping[str, int]
     """What was still held when everything should have been quiet."""
     index_differences: tuple[str, ...]

@@ -219,6 +219,8 @@ class Scenario(_Value, frozen=True):
     bus_latency_s: float
     link_delay_s: float
     claim_ttl_s: float
+    silence_s_max: float
+    """How long the ends of a parted link believe in each other."""
     safety_s: float
     arrivals: tuple[Arrival, ...]
     faults: tuple[Fault, ...]

@@ -62,7 +62,7 @@ class World:
         broker = MemoryBroker(BusLimits(claim_ttl_s=scenario.claim_ttl_s))
         broker.latency_s = scenario.bus_latency_s
         broker.witness = self._saw_task
-        network = MemoryNetwork(delay_s=self._delay_s)
+        network = MemoryNetwork(delay_s=self._delay_s, silence_s_max=scenario.silence_s_max)
         network.witness = self._saw_message
         self._cluster = InProcessCluster(
             {name: tuple(map(Phase, phases)) for name, phases in scenario.workers.items()},
@@ -104,6 +104,7 @@ class World:
                 outcomes=self._clients.outcomes(),
                 samples=tuple(self._samples),
                 tickets=dict(self._tickets),
+                late_pulls=tuple(self._cluster.fabric.late_pulls),
                 leftovers=leftovers,
                 index_differences=tuple(self._index_differences()),
                 fleet_differences=fleet,

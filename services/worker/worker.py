@@ -25,6 +25,7 @@ from services.prefill.ordering import Claimant
 from services.prefill.phase import PrefillPhase
 from services.runtime.clock import Clock
 from services.runtime.metrics import Meters
+from services.runtime.pulse import Pulse
 from services.runtime.tasks import Nursery
 from services.worker.holdings import Holdings
 from services.worker.settings import WorkerSettings
@@ -61,6 +62,7 @@ class Worker:
         self._bus = bus
         self._server = links
         self._clock = clock
+        self._pulse = Pulse(clock)
         self._meters = meters
         self._lifecycle = Lifecycle.STARTING
         self._links: dict[GatewayId, GatewayLink] = {}
@@ -90,9 +92,10 @@ class Worker:
         self._info = await self._engine.start(self._stepped, self._cache_changed)
         self.epoch = self._info.epoch
         self._holdings.belong_to(self.epoch)
-        self._decode = DecodePhase(self._engine, self._info, meters=self._meters)
+        self._decode = DecodePhase(self._engine, self._info, doubt_s=self._pulse.doubt_s, meters=self._meters)
         self._prefill = self._make_prefill(self._info)
         await self._warm_up()
+        self._nursery.start(self._pulse.run(), "pulse")
         self._nursery.start(self._publish_kv(), "kv")
         self._address = await self._server.serve(self)
         self._lifecycle = Lifecycle.READY
@@ -138,6 +141,7 @@ class Worker:
             links=self._links,
             claimant=self._as_claimant,
             clock=self._clock,
+            doubt_s=self._pulse.doubt_s,
             meters=self._meters,
         )
 

@@ -55,7 +55,9 @@ class Desk:
         self.decode = SimulatedEngine(SimulatedSettings(), worker_id=WorkerId("d"), fabric=self.fabric)
         await self.prefill.start(self._keep, lambda _: None)
         info = await self.decode.start(self._pass_on, lambda _: None)
-        self.phase = DecodePhase(self.decode, info, meters=Meters())
+        self.doubt_s = 0.0
+        """How long this worker may have stood still."""
+        self.phase = DecodePhase(self.decode, info, doubt_s=lambda: self.doubt_s, meters=Meters())
 
     async def close(self) -> None:
         """Stop both engines."""

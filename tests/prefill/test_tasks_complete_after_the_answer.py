@@ -77,6 +77,7 @@ class Station:
                 reachable=frozenset({GATEWAY}),
                 peer_count=1,
             ),
+            doubt_s=lambda: 0.0,
             clock=LoopClock(),
             meters=Meters(),
         )
@@ -176,16 +177,32 @@ def test_a_refused_handoff_frees_its_blocks_at_once() -> None:
 
 
 def test_an_unanswered_handoff_is_given_up() -> None:
-    """A gateway that says nothing costs its patience and no block for ever."""
+    """A gateway that says nothing costs its patience; its blocks, which may be read, stay for their lease."""
 
     async def work(station: Station) -> None:
         await station.enqueue("t")
         await asyncio.sleep(1.0)
         assert station.inbox.offers()
         await asyncio.sleep(station.settings.answer_timeout_s)
-        assert station.engine.load().leased_blocks == 0
+        assert station.engine.load().leased_blocks > 0
         assert await station.gateway_bus.queue.waiting_count() == 0
         assert len(station.phase) == 0
+        await asyncio.sleep(SimulatedSettings().lease_s)
+        assert station.engine.load().leased_blocks == 0
+
+
+def test_a_late_refusal_frees_the_blocks() -> None:
+    """An answer that comes after the patience still says whether anybody reads."""
+
+    async def work(station: Station) -> None:
+        await station.enqueue("t")
+        await asyncio.sleep(1.0)
+        offer = station.inbox.offers()[0]
+        await asyncio.sleep(station.settings.answer_timeout_s)
+        station.answer(offer, taken=False, pulled=False)
+        assert station.engine.load().leased_blocks == 0
+
+    at_station(work)
 
     at_station(work)
 

@@ -41,14 +41,36 @@ def test_waiting_batches_are_bounded() -> None:
 
 
 def test_a_new_life_starts_empty() -> None:
-    """With the first batch of a new epoch everything of the old one is gone, and stays gone."""
+    """With the first status of a new epoch everything of the old one is gone, and stays gone."""
     index = index_of((W,))
     index.fold(batch(W, 1, stored(CHAIN[:50])))
+    assert index.fold_worker(W, epoch=E2, kv_blocks=CAPACITY, kv_sequence=0) == Applied(worker_id=W)
     assert index.fold(batch(W, 1, stored(CHAIN[:2]), epoch=E2)) == Applied(worker_id=W)
     assert index.overlaps(CHAIN) == {W: 2}
     assert index.fold(batch(W, 2, stored(CHAIN[:60]))) == StaleEpoch(worker_id=W)
     assert index.fold_snapshot(snapshot(9, 60)) == StaleEpoch(worker_id=W)
     assert index.overlaps(CHAIN) == {W: 2}
+
+
+def test_events_ahead_of_their_status_are_missed_and_fetched() -> None:
+    """Events of a life that no status named yet may be of one long past; if not, the status shows the gap."""
+    index = index_of((W,))
+    index.fold(batch(W, 1, stored(CHAIN[:50])))
+    assert index.fold(batch(W, 1, stored(CHAIN[:2]), epoch=E2)) == StaleEpoch(worker_id=W)
+    assert index.overlaps(CHAIN) == {W: 50}
+    gap = index.fold_worker(W, epoch=E2, kv_blocks=CAPACITY, kv_sequence=1)
+    assert gap == GapFound(worker_id=W, expected=1, got=1)
+    assert index.overlaps(CHAIN) == {}
+
+
+def test_a_departed_life_does_not_come_back() -> None:
+    """Found by simulation: an event of the old life that is late by a departure and a return changes nothing."""
+    index = index_of((W,))
+    index.forget(W)
+    index.fold_worker(W, epoch=E2, kv_blocks=CAPACITY, kv_sequence=0)
+    assert index.fold(batch(W, 1, stored(CHAIN[:50]))) == StaleEpoch(worker_id=W)
+    assert index.fold(batch(W, 1, stored(CHAIN[:3]), epoch=E2)) == Applied(worker_id=W)
+    assert index.overlaps(CHAIN) == {W: 3}
 
 
 def test_a_life_joined_late_asks_for_a_snapshot() -> None:

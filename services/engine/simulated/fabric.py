@@ -9,12 +9,15 @@ Not here: tickets (`handoffs`), durations, sockets (`side_channel`).
 """
 
 import uuid
+from collections import deque
 from dataclasses import dataclass
 
 import msgspec
 
-from services.domain.ids import EngineEpoch
+from services.domain.ids import EngineEpoch, TicketId
 from services.engine.simulated.leases import LeaseDesk
+
+LATE_PULLS_KEPT = 1024
 
 
 class Connector(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -56,6 +59,9 @@ class Fabric:
                 repeat itself gives a name.
         """
         self.name = name or uuid.uuid4().hex[:12]
+        self.late_pulls: deque[TicketId] = deque(maxlen=LATE_PULLS_KEPT)
+        """Tickets whose lease had ended when a decode engine came for the blocks: a real engine would have
+        read what was there by then."""
         self._joined_count = 0
         self._desks: dict[EngineEpoch, LeaseDesk] = {}
 

@@ -89,7 +89,10 @@ class Pulls:
             return None
         connector = parse_connector(ticket.connector)
         source = self._fabric.find(connector, ticket.epoch) if connector is not None else Elsewhere(None)
-        if source is None or (isinstance(source, LeaseDesk) and source.hold(ticket.ticket_id) is None):
+        if source is None:
+            return PullRefused(error=_lost(ticket))
+        if isinstance(source, LeaseDesk) and source.hold(ticket.ticket_id) is None:
+            self._fabric.late_pulls.append(ticket.ticket_id)
             return PullRefused(error=_lost(ticket))
         self._pulls[sequence] = _Pull(ticket, source, now_s)
         return None
