@@ -1,17 +1,18 @@
 """Integrity of handed-over KV: which blocks are fingerprinted, what was found, when an engine is given up.
 
 Comes in: a request, block counts, settings; results of checks. Goes out: the sample, and a verdict on the
-engine that pulled. Invariant: the same request gives the same sample on every machine; a sample that is not
+engines at both ends. Invariant: the same request gives the same sample on every machine; a sample that is not
 empty holds the prompt's last block, because decode's own prefix cache may hold any other and then does not
 pull it. Not here: the fingerprints themselves (`services.engine`), what carries them (`domain.handoff`).
 """
 
 import hashlib
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-from services.domain.ids import RequestId, WorkerId
+from services.domain.ids import EngineEpoch, RequestId, WorkerId
 
 CHECKS_MAX = 64
 """Most fingerprints that a ticket carries: 64 of 8 bytes (per device) stay small beside the prompt."""
@@ -33,6 +34,8 @@ class KvChecked:
 
     source: WorkerId
     """Worker that computed the blocks."""
+    epoch: EngineEpoch
+    """Life of the engine that did."""
     matched: bool
 
 
@@ -81,15 +84,25 @@ class IntegrityLimits:
     """How long a mismatch counts, s."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """An engine that is not to be trusted any more."""
+
+    at_fault: EngineEpoch | None
+    """Life of the engine that computed the blocks; None: the engine that pulled them."""
+    reason: str
+    """For a person."""
+
+
 class IntegrityRecord:
     """The checks of one engine's pulls, as far back as they count."""
 
     def __init__(self, limits: IntegrityLimits) -> None:
         self._limits = limits
-        self._mismatches: list[tuple[float, WorkerId]] = []
-        self._last_match_s: dict[WorkerId, float] = {}
+        self._mismatches: deque[tuple[float, KvChecked]] = deque(maxlen=limits.mismatches_max)
+        self._last_match_s: dict[EngineEpoch, float] = {}
 
-    def fold(self, checked: KvChecked, *, now_s: float) -> str | None:
+    def fold(self, checked: KvChecked, *, now_s: float) -> Verdict | None:
         """Take one result in.
 
         Args:
@@ -97,24 +110,24 @@ class IntegrityRecord:
             now_s: by the caller's clock; never smaller than before.
 
         Returns:
-            Why the engine that pulled must be given up, or None while it need not. When all mismatches
-            come from one worker and pulls from another one matched meanwhile, that worker is at fault and
-            not this engine.
+            Which engine must go and why, or None while none need. When all mismatches come from one engine
+            and blocks of another one matched meanwhile, that one is at fault; otherwise the engine that
+            pulled goes, since with a single source nobody can tell.
         """
         oldest_s = now_s - self._limits.window_s
-        self._mismatches = [entry for entry in self._mismatches if entry[0] > oldest_s]
-        self._last_match_s = {w: at_s for w, at_s in self._last_match_s.items() if at_s > oldest_s}
+        self._last_match_s = {epoch: at_s for epoch, at_s in self._last_match_s.items() if at_s > oldest_s}
         if checked.matched:
-            self._last_match_s[checked.source] = now_s
+            self._last_match_s[checked.epoch] = now_s
             return None
-        self._mismatches.append((now_s, checked.source))
-        if len(self._mismatches) < self._limits.mismatches_max:
+        self._mismatches.append((now_s, checked))
+        if len(self._mismatches) < self._limits.mismatches_max or self._mismatches[0][0] <= oldest_s:
             return None
-        sources = sorted({source for _, source in self._mismatches})
-        if len(sources) == 1 and self._last_match_s.keys() - set(sources):
-            del self._mismatches[0]
-            return None
-        return (
-            f"{len(self._mismatches)} pulls within {self._limits.window_s:g} s brought KV that differs from "
-            f"what {', '.join(sources)} had computed"
+        sources = sorted({entry.source for _, entry in self._mismatches})
+        epochs = {entry.epoch for _, entry in self._mismatches}
+        is_theirs = len(epochs) == 1 and bool(self._last_match_s.keys() - epochs)
+        found = f"{len(self._mismatches)} pulls within {self._limits.window_s:g} s brought changed KV"
+        others = ", while that of others arrived intact" if is_theirs else ""
+        return Verdict(
+            at_fault=checked.epoch if is_theirs else None,
+            reason=f"{found}, computed by {', '.join(sources)}{others}",
         )

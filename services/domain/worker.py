@@ -80,6 +80,8 @@ class WorkerStatus:
         performance: how fast its engine is.
         engine_kind: "vllm" or "simulated".
         kv_sequence: number of the last KV event batch published; 0 when none was.
+        suspects: lives of engines whose blocks repeatedly arrived here changed, while those of others
+            arrived intact; a worker that finds its own among them gives itself up.
     """
 
     worker_id: WorkerId
@@ -94,3 +96,4 @@ class WorkerStatus:
     performance: PerformanceModel
     engine_kind: str
     kv_sequence: int
+    suspects: tuple[EngineEpoch, ...] = ()

@@ -15,7 +15,7 @@ from services.decode.phase import DecodePhase
 from services.domain.blocks import CacheScope, KvEvent, KvEventBatch, KvSnapshot
 from services.domain.errors import BusUnavailable, EngineFailed, ServingError
 from services.domain.ids import EngineEpoch, GatewayId, RequestId, WorkerId
-from services.domain.integrity import IntegrityLimits, IntegrityRecord, KvChecked
+from services.domain.integrity import IntegrityLimits, IntegrityRecord, KvChecked, Verdict
 from services.domain.link import Cancel, Goodbye, HandoffAnswer, Hello, StartDecode, ToWorker
 from services.domain.request import InferenceRequest, Sampling
 from services.domain.worker import Lifecycle, Phase, WorkerStatus
@@ -78,6 +78,8 @@ class Worker:
         self._integrity = IntegrityRecord(
             IntegrityLimits(mismatches_max=settings.kv_mismatches_max, window_s=settings.kv_mismatch_window_s)
         )
+        self._suspects: dict[EngineEpoch, float] = {}
+        """Until when each is accused; by `_clock`."""
         self.failed = asyncio.Event()
         """Set when the engine is found dead or its KV untrustworthy; the process should exit and be
         restarted."""
@@ -101,7 +103,7 @@ class Worker:
         self._lifecycle = Lifecycle.READY
         if Phase.PREFILL in self._phases:
             self._nursery.start(self._prefill.run(), "prefill")
-            self._nursery.start(self._count_peers(), "peers")
+            self._nursery.start(self._watch_peers(), "peers")
         self._nursery.start(self._announce(), "announce")
         self._nursery.start(self._watch_engine(), "health")
 
@@ -178,9 +180,19 @@ class Worker:
             log.warning(
                 "KV blocks of worker %s arrived changed; its prompt is computed again", checked.source
             )
-        why = self._integrity.fold(checked, now_s=self._clock.now_s())
-        if why is not None and not self.failed.is_set():
-            log.error("this worker gives up: %s", why)
+        now_s = self._clock.now_s()
+        match self._integrity.fold(checked, now_s=now_s):
+            case Verdict(at_fault=None, reason=reason):
+                self._give_up(reason)
+            case Verdict(at_fault=str() as epoch, reason=reason):
+                log.error("worker %s is at fault: %s", checked.source, reason)
+                self._suspects[epoch] = now_s + self._settings.kv_mismatch_window_s
+            case None:
+                pass
+
+    def _give_up(self, reason: str) -> None:
+        if not self.failed.is_set():
+            log.error("this worker gives up: %s", reason)
             self.failed.set()
 
     def _cache_changed(self, events: tuple[KvEvent, ...]) -> None:
@@ -249,6 +261,8 @@ class Worker:
         """This worker at this moment."""
         self._status_sequence += 1
         load = self._engine.load()
+        now_s = self._clock.now_s()
+        self._suspects = {epoch: until_s for epoch, until_s in self._suspects.items() if until_s > now_s}
         total = self._info.limits.kv_blocks
         self._meters.set("baton_bus_connected", float(self._bus.connected))
         self._meters.set("baton_engine_running", load.running_count)
@@ -268,6 +282,7 @@ class Worker:
             performance=self._info.performance,
             engine_kind=self._info.kind,
             kv_sequence=self._holdings.sequence,
+            suspects=tuple(sorted(self._suspects)),
         )
 
     async def _announce(self) -> None:
@@ -278,12 +293,14 @@ class Worker:
                 log.warning("status not published: %s", error)
             await asyncio.sleep(self._settings.status_period_s)
 
-    async def _count_peers(self) -> None:
-        """Know how many prefill workers may race for a task."""
+    async def _watch_peers(self) -> None:
+        """Know how many prefill workers may race for a task, and whether one who pulls accuses this one."""
         seen: set[WorkerId] = {self.worker_id}
         async with self._bus.watch_fleet() as changes:
             async for change in changes:
                 self._peers = _fold_peers(seen, change, self._settings.model)
+                if isinstance(change, WorkerSeen) and self.epoch in change.status.suspects:
+                    self._give_up(f"its KV repeatedly arrived changed at worker {change.status.worker_id}")
 
     # -- end ------------------------------------------------------------------------------------
 

@@ -3,12 +3,13 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.domain.ids import RequestId, WorkerId
+from services.domain.ids import EngineEpoch, RequestId, WorkerId
 from services.domain.integrity import (
     CHECKS_MAX,
     IntegrityLimits,
     IntegrityRecord,
     KvChecked,
+    Verdict,
     sample_blocks,
 )
 
@@ -16,10 +17,18 @@ LIMITS = IntegrityLimits(mismatches_max=3, window_s=100.0)
 P, Q = WorkerId("prefill-0"), WorkerId("prefill-1")
 
 
-def told(*results: tuple[float, WorkerId, bool]) -> list[str | None]:
+def life(worker_id: WorkerId) -> EngineEpoch:
+    """The life of a worker's engine."""
+    return EngineEpoch(f"life of {worker_id}")
+
+
+def told(*results: tuple[float, WorkerId, bool]) -> list[Verdict | None]:
     """Fold results (at, source, matched) into a new record."""
     record = IntegrityRecord(LIMITS)
-    return [record.fold(KvChecked(source=s, matched=m), now_s=at_s) for at_s, s, m in results]
+    return [
+        record.fold(KvChecked(source=worker_id, epoch=life(worker_id), matched=matched), now_s=at_s)
+        for at_s, worker_id, matched in results
+    ]
 
 
 @given(
@@ -62,10 +71,11 @@ def test_all_blocks_get_their_turn() -> None:
 
 def test_mismatches_within_the_window_give_the_engine_up() -> None:
     """The limit's mismatch says why, and from whom the blocks came; those before say nothing."""
-    said = told((0.0, P, False), (50.0, Q, False), (99.0, P, False))
-    assert said[:2] == [None, None]
-    assert said[2] is not None
-    assert "prefill-0, prefill-1" in said[2]
+    *before, last = told((0.0, P, False), (50.0, Q, False), (99.0, P, False))
+    assert before == [None, None]
+    assert last is not None
+    assert last.at_fault is None
+    assert "prefill-0, prefill-1" in last.reason
 
 
 def test_old_mismatches_do_not_count() -> None:
@@ -75,17 +85,21 @@ def test_old_mismatches_do_not_count() -> None:
 
 def test_one_source_alone_is_enough_when_there_is_no_other() -> None:
     """With one prefill worker nobody can tell whose fault it is: the engine that pulled goes."""
-    assert told((0.0, P, True), (1.0, P, False), (2.0, P, False), (3.0, P, False))[-1] is not None
+    last = told((0.0, P, True), (1.0, P, False), (2.0, P, False), (3.0, P, False))[-1]
+    assert last is not None
+    assert last.at_fault is None
 
 
-def test_a_source_that_alone_is_wrong_is_at_fault_itself() -> None:
-    """While another worker's blocks arrive intact, this engine is fine, however often that one fails."""
+def test_a_source_that_alone_is_wrong_is_at_fault() -> None:
+    """While another worker's blocks arrive intact, it is the one whose blocks do not that must go."""
     said = told((0.0, Q, True), *((1.0 + i, P, False) for i in range(50)))
-    assert said == [None] * 51
+    assert said[:3] == [None] * 3
+    assert {verdict.at_fault for verdict in said[3:] if verdict is not None} == {life(P)}
+    assert len(said[3:]) == sum(verdict is not None for verdict in said[3:])
 
 
 def test_the_excuse_ends_with_the_window() -> None:
     """An intact pull of long ago says nothing about now."""
     said = told((0.0, Q, True), *((97.0 + i, P, False) for i in range(4)))
-    assert said[:4] == [None] * 4
+    assert [verdict and verdict.at_fault for verdict in said[3:]] == [life(P), None]
     assert said[4] is not None

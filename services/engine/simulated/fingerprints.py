@@ -56,7 +56,7 @@ def compare(
         )
         for check in pulled
     )
-    return KvChecked(source=ticket.prefill_worker_id, matched=matched)
+    return KvChecked(source=ticket.prefill_worker_id, epoch=ticket.epoch, matched=matched)
 
 
 def _fingerprint(sequence: Sequence, index: int, block_size_tokens: int) -> int:

@@ -30,7 +30,7 @@ from services.domain.stream import Delta, FinishReason
 from services.domain.worker import WorkerLoad
 from services.engine.port import DecodeJob, EngineInfo, EngineStep, KvSink, Prefilled, PrefillJob, StepSink
 from services.engine.vllm import environment
-from services.engine.vllm.jobs import RunningJob, read_output
+from services.engine.vllm.jobs import RunningJob, read_check, read_output
 from services.engine.vllm.leases import KeptLease, LeaseBook
 from services.engine.vllm.plan import EnginePlan, plan_job
 from services.engine.vllm.settings import VllmSettings
@@ -253,15 +253,16 @@ class VllmEngine:
             self._session = None
         await self._nursery.close()
 
-    def _take_step(self, outcomes: "list[Outcome]", checks: Mapping[str, KvChecked]) -> None:
+    def _take_step(self, outcomes: "list[Outcome]", checks: Mapping[str, bool]) -> None:
         now_s = self._last_sign_s = self._now_s()
         assert self._facts is not None  # noqa: S101  # jobs are taken only after it is known
-        self._kv_checks += checks.values()
+        if checks:
+            pulled = [r for r in self._jobs.values() if r.engine_request_id in checks]
+            found = (read_check(r, matched=checks[r.engine_request_id]) for r in pulled)
+            self._kv_checks += [checked for checked in found if checked is not None]
         for running, output in outcomes:
             if running.ended:
                 continue
-            found = checks.get(running.engine_request_id)
-            running.corrupt = found is not None and not found.matched
             delta = read_output(
                 running,
                 output,

@@ -11,7 +11,7 @@ Not here: reading memory (`fingerprints`), comparing (`connector`).
 """
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from vllm.config import VllmConfig
 from vllm.distributed.kv_transfer.kv_connector.utils import yield_req_data
@@ -22,7 +22,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.nixl.stats import NixlKVConnec
 from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.outputs import KVConnectorOutput
 
-from services.engine.vllm.settings import CHECKS_KEY, MATCHED_KEY, MISMATCHED_KEY, SAMPLE_KEY, SOURCE_KEY
+from services.engine.vllm.settings import CHECKS_KEY, MATCHED_KEY, MISMATCHED_KEY, SAMPLE_KEY
 
 if TYPE_CHECKING:
     from vllm.distributed.kv_transfer.kv_connector.utils import BlockIds
@@ -32,17 +32,8 @@ if TYPE_CHECKING:
     from vllm.v1.request import Request
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Expected:
-    """What the pulled blocks of one request must look like.
-
-    Attributes:
-        source: worker that computed them.
-        digests: by place in the prompt, one number per device.
-    """
-
-    source: str
-    digests: dict[int, tuple[int, ...]]
+Expected: TypeAlias = dict[int, tuple[int, ...]]
+"""What the pulled blocks of one request must look like: by place in the prompt, one number per device."""
 
 
 class CheckedMetadata(NixlConnectorMetadata):
@@ -85,10 +76,10 @@ class CheckedStats(NixlKVConnectorStats):
         super().reset()  # type: ignore[no-untyped-call]
         self.data |= {MATCHED_KEY: [], MISMATCHED_KEY: []}
 
-    def record_check(self, request_id: str, source: str, *, matched: bool) -> None:
+    def record_check(self, request_id: str, *, matched: bool) -> None:
         """Note what comparing a pull's blocks found."""
-        entry = [request_id, source]
-        self.data[MATCHED_KEY if matched else MISMATCHED_KEY].append(entry)  # type: ignore[arg-type]  # theirs are numbers
+        key = MATCHED_KEY if matched else MISMATCHED_KEY
+        self.data[key].append(request_id)  # type: ignore[arg-type]  # vLLM's own are numbers
 
     def is_empty(self) -> bool:
         """Tell whether there is nothing to send."""
@@ -168,8 +159,7 @@ class CheckingScheduler(NixlPullConnectorScheduler):
 def _expected(params: "dict[str, Any] | None") -> Expected | None:
     if not params or not params.get(CHECKS_KEY):
         return None
-    digests = {index: tuple(numbers) for index, numbers in params[CHECKS_KEY]}
-    return Expected(source=params[SOURCE_KEY], digests=digests)
+    return {index: tuple(numbers) for index, numbers in params[CHECKS_KEY]}
 
 
 def _by_block(ranks: dict[int, dict[int, int]]) -> list[list[Any]]:

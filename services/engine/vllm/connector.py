@@ -158,7 +158,7 @@ class PullWorker(NixlPullConnectorWorker):
             matched = self._matches(expected, block_ids)
             if matched is None:
                 continue
-            self._statistics.record_check(request_id, expected.source, matched=matched)
+            self._statistics.record_check(request_id, matched=matched)
             if not matched:
                 self._differed = True
                 results.failed_recving.add(request_id)
@@ -167,9 +167,7 @@ class PullWorker(NixlPullConnectorWorker):
 
     def _matches(self, expected: Expected, block_ids: dict[int, int]) -> bool | None:
         """Compare this device's part of the pulled blocks; None when none of the sample was pulled."""
-        pulled = {
-            block_ids[index]: numbers for index, numbers in expected.digests.items() if index in block_ids
-        }
+        pulled = {block_ids[index]: numbers for index, numbers in expected.items() if index in block_ids}
         if self._fingerprints is None or not pulled:
             return None
         found = self._fingerprints.of(list(pulled))

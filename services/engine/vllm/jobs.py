@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from services.domain.errors import EngineFailed, KvCorrupt, KvLost, ServingError
 from services.domain.ids import RequestId, WorkerId
+from services.domain.integrity import KvChecked
 from services.domain.request import Sampling
 from services.domain.stream import Delta, FinishReason, TokenLogprob
 from services.engine.port import DecodeJob, PrefillJob
@@ -30,7 +31,7 @@ class RunningJob:
         keeps_blocks: whether a prefill asked for a lease.
         output_tokens: new tokens so far.
         ended: the final output went out.
-        corrupt: its pull brought other blocks than the ticket says.
+        checked: whether the blocks of its pull matched, as far as devices have said; None before.
     """
 
     job: PrefillJob | DecodeJob
@@ -40,7 +41,7 @@ class RunningJob:
     keeps_blocks: bool = False
     output_tokens: int = 0
     ended: bool = False
-    corrupt: bool = False
+    checked: bool | None = None
 
     @property
     def request_id(self) -> RequestId:
@@ -56,6 +57,20 @@ class RunningJob:
     def computes_prompt(self) -> bool:
         """Whether the prompt is computed here rather than pulled."""
         return isinstance(self.job, PrefillJob) or self.job.ticket is None
+
+
+def read_check(running: RunningJob, *, matched: bool) -> KvChecked | None:
+    """Turn what one device found of a job's pull into a result; None when another device has told it.
+
+    Args:
+        running: the job; changed in place.
+        matched: whether the device's part of the blocks matched.
+    """
+    ticket = running.job.ticket if isinstance(running.job, DecodeJob) else None
+    if ticket is None or running.checked is False or running.checked is matched:
+        return None
+    running.checked = matched
+    return KvChecked(source=ticket.prefill_worker_id, epoch=ticket.epoch, matched=matched)
 
 
 def read_output(
@@ -121,7 +136,7 @@ def _finish_reason(
 
 def _failure(running: RunningJob, worker_id: WorkerId) -> ServingError:
     ticket = running.job.ticket if isinstance(running.job, DecodeJob) else None
-    if ticket is not None and running.corrupt:
+    if ticket is not None and running.checked is False:
         return KvCorrupt(
             message=f"the KV blocks of worker {ticket.prefill_worker_id} arrived changed",
             worker_id=ticket.prefill_worker_id,

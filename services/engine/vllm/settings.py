@@ -27,12 +27,11 @@ SIDE_CHANNEL_PORT_KEY = "baton_side_channel_port"
 
 SAMPLE_KEY = "baton_sample"
 CHECKS_KEY = "baton_checks"
-SOURCE_KEY = "baton_source"
 """Keys of a request's `kv_transfer_params`: places of blocks to fingerprint; fingerprints, as
-[[place, [number per device]]]; worker that took them."""
+[[place, [number per device]]]."""
 MATCHED_KEY = "baton_matched"
 MISMATCHED_KEY = "baton_mismatched"
-"""Keys of the connector's statistics: [[engine request id, source]] of pulls compared in a step."""
+"""Keys of the connector's statistics: engine request ids of pulls that a device compared in a step."""
 
 LEASE_MARGIN_S = 1.0
 """Taken off the lease that a ticket promises: covers the ticket's way to its holder and the pull's start."""

@@ -18,8 +18,6 @@ from vllm.v1.engine.output_processor import RequestOutputCollector
 from vllm.v1.metrics.loggers import StatLoggerBase
 from vllm.v1.metrics.stats import IterationStats, MultiModalCacheStats, SchedulerStats
 
-from services.domain.ids import WorkerId
-from services.domain.integrity import KvChecked
 from services.engine.vllm.jobs import RunningJob
 from services.engine.vllm.settings import MATCHED_KEY, MISMATCHED_KEY
 
@@ -31,13 +29,13 @@ class StepGatherer:
     """Outputs since the last step boundary.
 
     Attributes:
-        on_step: takes the outputs of one engine step, in vLLM's order, and by engine request id what
-            comparing pulled blocks found.
+        on_step: takes the outputs of one engine step, in vLLM's order, and by engine request id whether
+            pulled blocks matched.
         on_error: takes an engine failure as soon as vLLM tells it to a request.
         kv_usage_frac: share of the KV cache in use at the last step, in [0, 1].
     """
 
-    on_step: Callable[[list[Outcome], Mapping[str, KvChecked]], None]
+    on_step: Callable[[list[Outcome], Mapping[str, bool]], None]
     on_error: Callable[[Exception], None]
     kv_usage_frac: float = 0.0
     _gathered: list[Outcome] = field(default_factory=list)
@@ -67,19 +65,21 @@ class StepGatherer:
             self.on_step(gathered, checks)
 
 
-def read_checks(statistics: Mapping[str, Any] | None) -> dict[str, KvChecked]:
+def read_checks(statistics: Mapping[str, Any] | None) -> dict[str, bool]:
     """Read what our connector put into vLLM's connector statistics of one step.
 
     Args:
-        statistics: lists by name; of several devices the lists follow one another, and one that found a
-            difference outweighs the others.
+        statistics: lists by name; of several devices the lists follow one another.
+
+    Returns:
+        Whether the pulled blocks matched, by engine request id; one device's difference outweighs the others.
     """
     if not statistics:
         return {}
     return {
-        engine_request_id: KvChecked(source=WorkerId(source), matched=matched)
+        engine_request_id: matched
         for key, matched in ((MATCHED_KEY, True), (MISMATCHED_KEY, False))
-        for engine_request_id, source in statistics.get(key, ())
+        for engine_request_id in statistics.get(key, ())
     }
 
 

@@ -19,7 +19,7 @@ from services.domain.ids import EngineEpoch, TicketId, WorkerId
 from services.domain.integrity import BlockCheck
 from services.domain.request import InferenceRequest
 from services.domain.worker import WorkerLimits
-from services.engine.vllm.settings import CHECKS_KEY, LEASE_MARGIN_S, SOURCE_KEY
+from services.engine.vllm.settings import CHECKS_KEY, LEASE_MARGIN_S
 
 BlockIndex = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 
@@ -179,5 +179,4 @@ def decode_params(ticket: Ticket, *, emitted_count: int, block_size_tokens: int)
     params: dict[str, Json] = msgspec.to_builtins(kept)
     params["remote_block_ids"] = [list[Json](g) for g in groups]
     params[CHECKS_KEY] = [[check.block_index, list[Json](check.digests)] for check in ticket.checks]
-    params[SOURCE_KEY] = ticket.prefill_worker_id
     return params

@@ -127,6 +127,7 @@ def encode_status(status: WorkerStatus) -> bytes:
             performance=performance_to_proto(status.performance),
             engine_kind=status.engine_kind,
             kv_sequence=status.kv_sequence,
+            suspects=status.suspects,
         )
         return message.SerializeToString()
 
@@ -153,4 +154,5 @@ def decode_status(data: bytes) -> WorkerStatus:
         performance=performance_from_proto(message.performance),
         engine_kind=message.engine_kind,
         kv_sequence=message.kv_sequence,
+        suspects=tuple(map(EngineEpoch, message.suspects)),
     )

@@ -24,7 +24,9 @@ async def refused(pair: Pair, request: InferenceRequest, job: DecodeJob) -> None
     assert isinstance(final.error, KvCorrupt), final
     assert final.error.worker_id == source
     assert pair.decode.heard.tokens(request.request_id) == (), "nothing was computed from changed blocks"
-    assert pair.decode.heard.kv_checks[before:] == [KvChecked(source=source, matched=False)]
+    assert pair.decode.heard.kv_checks[before:] == [
+        KvChecked(source=source, epoch=job.ticket.epoch, matched=False)
+    ]
     await pair.until_empty()
 
 
@@ -61,7 +63,8 @@ class IntegrityContract:
                 emitted = first.token_ids if early else ()
                 await pair.decode.decode(request, ticket=ticket, emitted=emitted)
                 found = pair.decode.heard.kv_checks[before:]
-                assert found == [KvChecked(source=ticket.prefill_worker_id, matched=True)], length
+                source = ticket.prefill_worker_id
+                assert found == [KvChecked(source=source, epoch=ticket.epoch, matched=True)], length
             assert not pair.prefill.heard.kv_checks
             await pair.until_empty()
 

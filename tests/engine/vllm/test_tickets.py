@@ -14,7 +14,7 @@ from services.domain.ids import EngineEpoch, RequestId, TicketId, WorkerId
 from services.domain.integrity import BlockCheck
 from services.domain.request import InferenceRequest, Sampling
 from services.domain.worker import WorkerLimits
-from services.engine.vllm.settings import CHECKS_KEY, SOURCE_KEY
+from services.engine.vllm.settings import CHECKS_KEY
 from services.engine.vllm.ticket import (
     FILLER_BLOCK,
     decode_params,
@@ -85,8 +85,7 @@ def test_parameters_survive_their_way() -> None:
     del given_by_vllm["something_new"]
     checked = replace(ticket(70), checks=(BlockCheck(block_index=2, digests=(5, 2**64 - 1)),))
     back = decode_params(checked, emitted_count=0, block_size_tokens=SIZE)
-    ours = {CHECKS_KEY: [[2, [5, 2**64 - 1]]], SOURCE_KEY: "p"}
-    assert back == json.loads(json.dumps(given_by_vllm)) | ours
+    assert back == json.loads(json.dumps(given_by_vllm)) | {CHECKS_KEY: [[2, [5, 2**64 - 1]]]}
 
 
 def test_fingerprints_become_fields_of_the_ticket() -> None:

@@ -525,6 +525,7 @@ class WorkerStatus(_message.Message):
     PERFORMANCE_FIELD_NUMBER: _builtins.int
     ENGINE_KIND_FIELD_NUMBER: _builtins.int
     KV_SEQUENCE_FIELD_NUMBER: _builtins.int
+    SUSPECTS_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     epoch: _builtins.str
     sequence: _builtins.int
@@ -541,6 +542,10 @@ class WorkerStatus(_message.Message):
     def load(self) -> Global___WorkerLoad: ...
     @_builtins.property
     def performance(self) -> Global___PerformanceModel: ...
+    @_builtins.property
+    def suspects(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Epochs of engines whose blocks repeatedly arrived changed."""
+
     def __init__(
         self,
         *,
@@ -556,10 +561,11 @@ class WorkerStatus(_message.Message):
         performance: Global___PerformanceModel | None = ...,
         engine_kind: _builtins.str = ...,
         kv_sequence: _builtins.int = ...,
+        suspects: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "load", b"load", "performance", b"performance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "engine_kind", b"engine_kind", "epoch", b"epoch", "kv_sequence", b"kv_sequence", "lifecycle", b"lifecycle", "limits", b"limits", "load", b"load", "model", b"model", "performance", b"performance", "phases", b"phases", "sequence", b"sequence", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "engine_kind", b"engine_kind", "epoch", b"epoch", "kv_sequence", b"kv_sequence", "lifecycle", b"lifecycle", "limits", b"limits", "load", b"load", "model", b"model", "performance", b"performance", "phases", b"phases", "sequence", b"sequence", "suspects", b"suspects", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
