@@ -178,6 +178,7 @@ HANDOFFS = st.builds(
 STATUSES = st.builds(
     WorkerStatus,
     worker_id=IDS,
+    suspects=st.lists(IDS, max_size=2).map(tuple),
     epoch=IDS,
     sequence=LARGE_COUNTS,
     model=TEXTS,
