@@ -87,7 +87,10 @@ class WaitingRoom:
                     message=f"the deadline of {deadline_s:g} s passed before a decode worker had room",
                     deadline_s=deadline_s,
                 )
-            if self._first() is not life:
+            now_first = self._first()
+            if now_first is not life:
+                if first and now_first is not None:
+                    now_first.post(YourTurn())  # it has grown old enough to go before this one
                 continue
             try:
                 placement = await ask()
