@@ -64,7 +64,7 @@ def test_events_ahead_of_their_status_are_missed_and_fetched() -> None:
 
 
 def test_a_departed_life_does_not_come_back() -> None:
-    """Found by simulation: an event of the old life that is late by a departure and a return changes nothing."""
+    """Found by simulation: an event that is late by a departure and a return changes nothing."""
     index = index_of((W,))
     index.forget(W)
     index.fold_worker(W, epoch=E2, kv_blocks=CAPACITY, kv_sequence=0)
