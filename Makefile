@@ -51,6 +51,10 @@ bench: setup ## run the benchmarks; their ratios depend on the machine, so no te
 	@cd "$(ROOT)" && shopt -s nullglob && for bench in tests/bench/bench_*.py; do \
 		echo "== $$bench"; "$(BIN)/python" "$$bench" $(ARGS); done
 
+.PHONY: soak
+soak: setup ## break a real cluster for half an hour and draw what it holds: ARGS="--minutes 30 --out build/soak"
+	@cd "$(ROOT)" && "$(BIN)/python" -m tests.bench.soak $(ARGS)
+
 .PHONY: setup
 setup: ## make .venv from the lock, or do nothing if it is up to date
 	@"$(ROOT)/.ci/setup"

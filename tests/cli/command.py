@@ -75,10 +75,10 @@ class Up:
         assert self.process.returncode is None, self.err
         return RunningCluster(self.folder)
 
-    async def says(self, text: str) -> None:
-        """Wait until it said something beside its output."""
-        await until(lambda: text in self.err or self.process.returncode is not None)
-        assert text in self.err, self.err
+    async def says(self, text: str, *, times: int = 1) -> None:
+        """Wait until it said something beside its output, so often."""
+        await until(lambda: self.err.count(text) >= times or self.process.returncode is not None)
+        assert self.err.count(text) >= times, self.err
 
     def pid(self, name: str) -> int:
         """Process id of one of its processes."""

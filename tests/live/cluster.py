@@ -63,6 +63,7 @@ class SeenWorker(msgspec.Struct):
     """One worker in the fleet."""
 
     worker_id: str
+    epoch: str
     phases: list[str]
     address: str
     load: SeenLoad
@@ -74,6 +75,10 @@ class SeenCluster(msgspec.Struct):
     workers: list[SeenWorker]
     queue_waiting_count: int
     active_count: int
+
+    def leased(self, worker_id: str) -> int:
+        """KV blocks that one worker keeps for handoffs."""
+        return sum(w.load.leased_blocks for w in self.workers if w.worker_id == worker_id)
 
     def held(self) -> dict[str, int]:
         """What is held for requests anywhere, by name, without zeros."""
@@ -88,8 +93,15 @@ class SeenCluster(msgspec.Struct):
 class RunningCluster:
     """One cluster that is up."""
 
-    def __init__(self, folder: Path) -> None:
-        ports = msgspec.json.decode((folder / "gateway.ports").read_bytes(), type=tuple[int, int])
+    def __init__(self, folder: Path, gateway: str = "gateway") -> None:
+        """Find it by what its processes wrote.
+
+        Args:
+            folder: its run folder.
+            gateway: which gateway is asked.
+        """
+        ports = read_ports(folder / f"{gateway}.ports")
+        assert ports is not None
         self.folder = folder
         self.http_port, self.grpc_port = ports
         self.url = f"http://127.0.0.1:{self.http_port}"
