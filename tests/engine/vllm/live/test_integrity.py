@@ -6,10 +6,11 @@ from dataclasses import replace
 import pytest
 
 from services.domain.errors import KvCorrupt
-from services.domain.ids import RequestId
+from services.domain.ids import RequestId, WorkerId
 from services.engine.port import DecodeJob, PrefillJob
-from tests.engine.bench import Pair
-from tests.engine.vllm.live.rig import VllmRig
+from services.engine.vllm.adapter import VllmEngine
+from tests.engine.bench import Pair, started
+from tests.engine.vllm.live.rig import DEADLINE_S, VllmRig, settings
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(600), pytest.mark.filterwarnings("default")]
 
@@ -64,5 +65,28 @@ def test_mismatches_among_many_pulls_hit_only_their_own(rig: VllmRig) -> None:
             if i not in changed:
                 assert pair.decode.heard.tokens(request.request_id) == whole[i]
         await pair.until_empty()
+
+    rig.run(scenario)
+
+
+def test_an_engine_may_compute_changed_blocks_again_itself(rig: VllmRig) -> None:
+    """With `kv_load_failure: recompute` the job goes on with exact tokens; the mismatch is told."""
+
+    async def scenario(pair: Pair) -> None:
+        engine = VllmEngine(settings(1, kv_load_failure="recompute"), worker_id=WorkerId("recomputing"))
+        try:
+            station = await started(engine, DEADLINE_S)
+            for length, early in ((5, False), (64, True), (150, False)):
+                request = rig.request(length, max_tokens=16)
+                whole = await pair.prefill.decode(rig.request(request.prompt_token_ids, max_tokens=16))
+                ticket, first = await pair.prefill.prefill(request)
+                changed = replace(ticket, checks=tuple(replace(c, digests=(1,)) for c in ticket.checks))
+                emitted = first.token_ids if early else ()
+                assert emitted + await station.decode(request, ticket=changed, emitted=emitted) == whole
+                assert not station.heard.kv_checks.pop().matched
+            await station.until_empty()
+            await pair.until_empty()
+        finally:
+            await engine.stop()
 
     rig.run(scenario)
