@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.domain.placement import PlacementQuery
+from services.domain.request import is_batch
 from services.router.refusal import Bar
 from services.router.settings import RouterSettings
 from services.router.ways import Way
@@ -31,6 +32,7 @@ class Bounds:
         waited_s: since the gateway accepted the request.
         deadline_s: time left; None without.
         tail_tokens: expected after the first one.
+        batch: whether it is batch work, which under overload gets only what interactive work leaves.
     """
 
     ttft_target_s: float
@@ -39,6 +41,7 @@ class Bounds:
     waited_s: float
     deadline_s: float | None
     tail_tokens: int
+    batch: bool
 
     @classmethod
     def of(cls, query: PlacementQuery, settings: RouterSettings, *, overload: bool) -> "Bounds":
@@ -50,6 +53,7 @@ class Bounds:
             waited_s=query.waited_s,
             deadline_s=query.deadline_s,
             tail_tokens=(query.output_tokens_expected or 1) - 1,
+            batch=is_batch(query.priority),
         )
 
     def wait_max_s(self, solo_s: float) -> float:
@@ -61,6 +65,8 @@ class Bounds:
         if self.burst_wait_s is not None:
             return self.burst_wait_s - self.waited_s
         floor_s = self.ttft_target_s * WAIT_FLOOR_FRAC
+        if self.batch:
+            return floor_s - self.waited_s
         return max(self.ttft_target_s - solo_s, floor_s) - self.waited_s
 
     def predicted_s(self, way: Way) -> float:
