@@ -7,11 +7,13 @@ Not here: one run (`services.simulation.run`).
 
 import multiprocessing
 import os
+import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 
+from services.runtime.lifecycle import die_with_parent
 from services.simulation.draw import draw
 from services.simulation.invariants import Violation
 from services.simulation.run import Report, run
@@ -78,7 +80,8 @@ def run_seeds(seeds: Sequence[int], *, processes: int | None = None) -> Iterator
     if count == 1:
         yield from map(run_seed, seeds)
         return
-    with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("forkserver")) as pool:
+    context = multiprocessing.get_context("forkserver")
+    with ProcessPoolExecutor(count, mp_context=context, initializer=_share_the_fate) as pool:
         waiting: list[Future[Verdict]] = []
         try:
             for seed in seeds:
@@ -89,3 +92,9 @@ def run_seeds(seeds: Sequence[int], *, processes: int | None = None) -> Iterator
                 yield waiting.pop(0).result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _share_the_fate() -> None:
+    """In a process of the pool: end with the campaign, and leave Ctrl-C to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with_parent(os.getppid())

@@ -35,7 +35,7 @@ def _accused(report: Report) -> frozenset[str]:
 def _opening(report: Report) -> Iterator[str]:
     scenario = report.scenario
     yield f"seed {scenario.seed}, trace {report.digest}"
-    for name, phases in scenario.workers.items():
+    for name, phases in sorted(scenario.workers.items()):
         spared = ", touched by no fault" if name in scenario.spared else ""
         yield f"  {name}: {' and '.join(phases)}{spared}"
     yield (

@@ -65,7 +65,7 @@ class World:
         network = MemoryNetwork(delay_s=self._delay_s, silence_s_max=scenario.silence_s_max)
         network.witness = self._saw_message
         self._cluster = InProcessCluster(
-            {name: tuple(map(Phase, phases)) for name, phases in scenario.workers.items()},
+            {name: tuple(map(Phase, phases)) for name, phases in sorted(scenario.workers.items())},
             engine=scenario.engine,
             worker=WorkerSettings(
                 worker_id="template", model=MODEL, engine=scenario.engine, warm_up_tokens=0
