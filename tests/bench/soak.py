@@ -24,16 +24,8 @@ from tests.bench.soak_figure import Panel, draw
 from tests.bench.soak_sampling import Observer, Row, growths, write_csv
 from tests.cli.command import FREE_PORTS, Up, baton_up
 from tests.live.cluster import RunningCluster
-from tests.live.traffic import (
-    Traffic,
-    Truth,
-    Verdicts,
-    learn,
-    make_questions,
-    plain_channel,
-    stream_grpc,
-    traffic,
-)
+from tests.live.questions import Truth, learn, make_questions, plain_channel, stream_grpc
+from tests.live.traffic import Traffic, Verdicts, traffic
 
 WORKERS = ("worker-0", "worker-1")
 GATEWAY, SECOND = "gateway", "gateway-1"

@@ -19,6 +19,8 @@ from tests.live.processes import Process, alive, family, naming, ports_of, taken
 
 BATON = (sys.executable, "-m", "services.cli")
 FREE_PORTS = ("--http-port", "0", "--grpc-port", "0")
+NEWS_S = 300.0
+"""Longest wait for a line of news: engines may boot anew before it."""
 SIMULATED = ("--engine", "simulated", *FREE_PORTS)
 
 
@@ -77,7 +79,7 @@ class Up:
 
     async def says(self, text: str, *, times: int = 1) -> None:
         """Wait until it said something beside its output, so often."""
-        await until(lambda: self.err.count(text) >= times or self.process.returncode is not None)
+        await until(lambda: self.err.count(text) >= times or self.process.returncode is not None, NEWS_S)
         assert self.err.count(text) >= times, self.err
 
     def pid(self, name: str) -> int:

@@ -39,13 +39,13 @@ _open: list[Path] = []
 """Run folders of clusters that are up: whose logs belong to a test that fails now."""
 
 
-async def until(reached: Callable[[], bool]) -> None:
+async def until(reached: Callable[[], bool], deadline_s: float = DEADLINE_S) -> None:
     """Wait for something that another process does.
 
     Raises:
         TimeoutError: it was not done within the deadline.
     """
-    async with asyncio.timeout(DEADLINE_S):
+    async with asyncio.timeout(deadline_s):
         while not reached():  # noqa: ASYNC110 - another process sets no event of ours
             await asyncio.sleep(POLL_S)
 
