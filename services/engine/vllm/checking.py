@@ -99,10 +99,15 @@ class CheckingScheduler(NixlPullConnectorScheduler):
     def update_state_after_alloc(
         self, request: "Request", blocks: "KVCacheBlocks", num_external_tokens: int
     ) -> None:
-        """Note a prefill that asks for fingerprints."""
+        """Note a prefill that asks for fingerprints.
+
+        Of models with several cache groups (sliding windows, state spaces) nothing is fingerprinted: a place
+        in the prompt names a block in each.
+        """
         super().update_state_after_alloc(request, blocks, num_external_tokens)
         params = request.kv_transfer_params
-        if params and params.get("do_remote_decode") and params.get(SAMPLE_KEY):
+        asks = bool(params and params.get("do_remote_decode") and params.get(SAMPLE_KEY))
+        if asks and len(self.kv_cache_config.kv_cache_groups) == 1:
             self._sampled[request.request_id] = request
 
     def build_connector_meta(self, scheduler_output: "SchedulerOutput") -> CheckedMetadata:

@@ -114,13 +114,10 @@ class PullWorker(NixlPullConnectorWorker):
         return sorted({*self._reqs_to_send, *self._reqs_to_process})
 
     def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
-        """Take the caches in.
-
-        Models with several cache groups (sliding windows, state spaces) are not fingerprinted: a block id
-        names a block within one group only.
-        """
+        """Take the caches in; only attention layers of one cache group are fingerprinted."""
         super().register_kv_caches(kv_caches)
-        if len(self.kv_cache_config.kv_cache_groups) == 1:
+        one_group = len(self.kv_cache_config.kv_cache_groups) == 1
+        if one_group and all(isinstance(cache, torch.Tensor) for cache in kv_caches.values()):
             self._fingerprints = BlockFingerprints(
                 (kv_caches[name] for name in sorted(kv_caches)),
                 pages_per_block=self._physical_blocks_per_logical_kv_block,
