@@ -29,6 +29,7 @@ class _Placement(msgspec.Struct):
     predicted_ttft_s: float
     reason: str
     candidates: list[_Candidate]
+    predicted_tpot_s: float = 0.0
 
 
 class _Ticket(msgspec.Struct):
@@ -124,6 +125,8 @@ def _decision(record: Record) -> Iterator[str]:
             f"prediction: TTFT {_ms(placement.predicted_ttft_s)}, was {_ms(ttft_s)} "
             f"({'late' if off_s > 0 else 'early'} by {_ms(abs(off_s))})"
         )
+    if record.tpot_s is not None and placement.predicted_tpot_s:
+        yield f"prediction: TPOT {_ms(placement.predicted_tpot_s)}, was {_ms(record.tpot_s)}"
 
 
 def _candidate(candidate: _Candidate) -> str:

@@ -53,7 +53,7 @@ def body_of(rng: random.Random) -> dict[str, object]:
     tokens = round(low * (high / low) ** rng.random())
     return {
         "model": "baton-tiny",
-        "prompt": [300 + rng.randrange(3000) for _ in range(tokens)],
+        "prompt": [300 + rng.randrange(1700) for _ in range(tokens)],
         "max_tokens": rng.randint(*OUTPUT_TOKENS),
         "ignore_eos": True,
         "temperature": 0,
