@@ -97,10 +97,6 @@ class PrefillQueue(Protocol):
         """Remove a task because its handoff is done; False when the claim was lost before."""
         ...
 
-    async def give_back(self, claimed: ClaimedTask) -> bool:
-        """Let another worker claim the task at once; False when the claim was lost before."""
-        ...
-
     async def cancel(self, task_id: TaskId) -> bool:
         """Remove a task in whatever state; False when it is not in the queue."""
         ...

@@ -3,7 +3,7 @@
 Comes in: the router's decision to prefill remotely. Goes out: a small record that every prefill
 worker can look at, and a body that only the claimant reads.
 Invariant: a task is executed at least once and has effect once; a claim is held by one worker at most,
-and ends when it is completed, given back or not renewed for `claim_ttl_s` by the reader's own clock.
+and ends when it is completed or not renewed for `claim_ttl_s` by the reader's own clock.
 Not here: storage (`services.bus`), the order of claims (`services.prefill`).
 """
 

@@ -54,6 +54,7 @@ class Journey:
         self._life = life
         self._reach = reach
         self._hashes = hashes
+        self._queued_again = False
 
     async def run(self) -> AsyncGenerator[Delta]:
         """Serve the request; see `Serving.generate`."""
@@ -63,8 +64,6 @@ class Journey:
             placement = await (
                 self._place_first(preference) if problem is None else self._place_again(preference)
             )
-            if problem is not None and self._life.emitted and placement.path is Path.REMOTE:
-                raise problem  # a ticket covers the prompt, not the tokens sent since
             try:
                 async with aclosing(self._attempt(placement)) as deltas:
                     async for delta in deltas:
@@ -175,7 +174,11 @@ class Journey:
         until_s = min(reach.clock.now_s() + reach.settings.recovery_patience_s, self._life.deadline_at_s)
         while True:
             try:
-                return await self._place(preference)
+                placement = await self._place(preference)
+                if placement.path is Path.LOCAL or not self._life.emitted:
+                    return placement
+                # A ticket covers the prompt, not the tokens sent since: only decode can go on.
+                raise NotReady(message="no decode worker can go on with this request", retry_after_s=1.0)
             except (NotReady, Saturated):
                 if reach.clock.now_s() >= until_s:
                     raise
@@ -257,7 +260,7 @@ class Journey:
                 case TaskFailed(final=final):
                     raise final.error or _stopped(life.prefill_worker_id)
                 case LinkLost(worker_id=worker_id) if worker_id == life.prefill_worker_id:
-                    life.prefill_worker_id = None  # its claim ends, another worker takes the task
+                    raise WorkerLost(worker_id=worker_id, message=f"{worker_id} was lost during the prefill")
                 case DeadlinePassed():
                     raise self._too_late()
 
@@ -312,13 +315,14 @@ class Journey:
     # -- when a way fails -----------------------------------------------------------------------
 
     def _leave(self, problem: ServingError) -> PathPreference:
-        """Give up the present way for a local one, or the request if no other can help.
+        """Give up the present way for another, or the request if no other can help.
 
         Raises:
             ServingError: the problem, when another way would meet it again.
         """
         life, reach = self._life, self._reach
         worker_id = life.decode_worker_id or life.prefill_worker_id
+        prefilling = life.decode_worker_id is None
         reach.close_offer(life)
         reach.drop_attempt(life, cancel=True)
         if not _mendable(problem) or life.attempts >= reach.settings.attempts_max:
@@ -329,6 +333,9 @@ class Journey:
             reach.router.fold_failure(worker_id, reach.clock.now_s())
         life.fall_back(str(problem))
         reach.meters.count("baton_fallbacks_total", cause=problem.code)
+        if prefilling and isinstance(problem, WorkerLost | EngineFailed) and not self._queued_again:
+            self._queued_again = True
+            return life.options.preference  # another prefill worker at once; after that, decode
         return PathPreference.LOCAL
 
     @asynccontextmanager

@@ -3,7 +3,7 @@
 Comes in: the queue's view, results of the engine, answers of gateways. Goes out: claims, prefill jobs,
 `TaskStarted`, `HandoffOffer` and `TaskFailed`.
 Invariant: a task that this worker claimed ends here in exactly one of: completed after its gateway's
-answer, completed after a failure that its gateway was told, given back, lost to another. Its blocks are
+answer, completed after a failure that its gateway was told, lost to another. Its blocks are
 pulled, released, or end with their lease.
 Not here: which task to take (`services.prefill.ordering`), decode (`services.decode`).
 """
@@ -216,7 +216,8 @@ class PrefillPhase:
         if result.first.finish in (FinishReason.ERROR, FinishReason.ABORTED):
             del self._jobs[result.request_id]
             job.disarm()
-            self._retry_or_fail(job, result.first.error)
+            aborted = EngineFailed(message="prefill was aborted", worker_id=self._worker_id)
+            self._fail(job, result.first.error or aborted)
             return
         self._offer(job, result)
 
@@ -314,13 +315,6 @@ class PrefillPhase:
         elif job.offered.ticket is not None:
             self._engine.release(job.offered.ticket.ticket_id)
 
-    def _retry_or_fail(self, job: Job, error: ServingError | None) -> None:
-        retryable = error is None or error.retryable
-        if retryable and job.claimed.claim.attempt < self._settings.attempts_max:
-            self._later(self._give_back(job), "give back")
-            return
-        self._fail(job, error or EngineFailed(message="prefill was aborted", worker_id=self._worker_id))
-
     def _fail(self, job: Job, error: ServingError) -> None:
         final = Delta(request_id=job.request_id, finish=FinishReason.ERROR, error=error)
         self._tell(job, TaskFailed(task_id=job.task_id, request_id=job.request_id, final=final))
@@ -363,10 +357,3 @@ class PrefillPhase:
                 await self._bus.queue.complete(job.claimed)
             except BusUnavailable as error:
                 log.warning("completion of %s not confirmed: %s", job.task_id, error)
-
-    async def _give_back(self, job: Job) -> None:
-        async with job.writing:
-            try:
-                await self._bus.queue.give_back(job.claimed)
-            except BusUnavailable as error:
-                log.warning("return of %s not confirmed: %s", job.task_id, error)

@@ -102,7 +102,6 @@ async def test_while_nats_is_away_requests_fail_in_time_and_events_are_dropped(t
                 bus.queue.claim(queued, WORKER),
                 bus.queue.renew(claimed),
                 bus.queue.complete(claimed),
-                bus.queue.give_back(claimed),
                 bus.queue.cancel(TaskId("t")),
                 bus.queue.waiting_count(),
                 bus.announce(status("w"), ttl_s=1),

@@ -93,7 +93,6 @@ def test_an_unrenewed_claim_ends_and_the_next_is_attempt_two(arena: Arena) -> No
             assert second.claim == Claim(worker_id=OTHER, attempt=2)
             assert await worker.queue.renew(claimed) is None
             assert not await worker.queue.complete(claimed)
-            assert not await worker.queue.give_back(claimed)
             assert await other.queue.complete(second)
             await until_empty(view)
 
@@ -132,30 +131,10 @@ def test_a_claim_against_an_old_revision_fails(arena: Arena) -> None:
             old = await first(view)
             claimed = await worker.queue.claim(old, WORKER)
             assert claimed is not None
-            assert await worker.queue.give_back(claimed)
+            assert await worker.queue.renew(claimed) is not None
             assert await worker.queue.claim(old, OTHER) is None
             await gateway.queue.cancel(old.record.task_id)
             assert await worker.queue.claim(old, OTHER) is None
-
-    arena.play(story)
-
-
-def test_given_back_means_claimable_at_once(arena: Arena) -> None:
-    """A worker that cannot go on need not let others wait; its try is counted."""
-
-    async def story(join: Join) -> None:
-        gateway, worker, other = await join(), await join(), await join()
-        await gateway.queue.enqueue(task("t"))
-        async with worker.queue.view() as view, other.queue.view() as other_view:
-            claimed = await worker.queue.claim(await first(view), WORKER)
-            assert claimed is not None
-            await until(other_view, lambda tasks: tasks[0].claim is not None)
-            assert await worker.queue.give_back(claimed)
-            again = await first(other_view)
-            assert again.attempts == 1
-            second = await other.queue.claim(again, OTHER)
-            assert second is not None
-            assert second.claim.attempt == 2
 
     arena.play(story)
 

@@ -289,6 +289,30 @@ def test_a_prefill_worker_that_dies_costs_time_and_nothing_else() -> None:
     in_cluster(work)
 
 
+def test_a_prefill_worker_that_dies_is_replaced_by_another_at_once() -> None:
+    """The process that prefills is killed: another prefill worker does it; nobody waits for the claim."""
+
+    async def work(cluster: InProcessCluster) -> None:
+        gateway = cluster.gateways[0]
+        asked = request("r", 8000)
+        reading = asyncio.ensure_future(tokens_of(gateway, asked, preference=PathPreference.REMOTE))
+        await asyncio.sleep(0.05)
+        claimed = gateway.record(asked.request_id)
+        assert claimed is not None
+        assert claimed.handoff is None
+        first = next(name for name in ("prefill-0", "prefill-1") if cluster.engines[name].job_ids())
+        await cluster.kill_worker(first)
+        assert await reading == truth(asked)
+        record = gateway.record(asked.request_id)
+        assert record is not None
+        assert record.handoff is not None
+        assert record.handoff.worker_id != first
+        assert record.timeline.ttft_s is not None
+        assert record.timeline.ttft_s < 1.0
+
+    in_cluster(work, prefill=2)
+
+
 @pytest.mark.parametrize("seed", [None, 3])
 def test_a_decode_worker_that_dies_is_replaced_mid_stream(seed: int | None) -> None:
     """The engine that writes the tokens dies: another goes on, no token lost, none repeated."""

@@ -103,18 +103,21 @@ class MemoryQueue:
 
     async def renew(self, claimed: ClaimedTask) -> ClaimedTask | None:
         """Prolong a claim; None when it was lost."""
-        revision = await self._write(claimed, claimed.claim)
-        return None if revision is None else replace(claimed, revision=revision)
+        stored = await self._wire.request(
+            lambda: self._broker.compare_and_set(
+                claimed.task.record.task_id,
+                claimed.revision,
+                claim=claimed.claim,
+                attempts=claimed.claim.attempt,
+            )
+        )
+        return None if stored is None else replace(claimed, revision=stored.revision)
 
     async def complete(self, claimed: ClaimedTask) -> bool:
         """Remove a task because its handoff is done; False when the claim was lost before."""
         return await self._wire.request(
             lambda: self._broker.remove(claimed.task.record.task_id, claimed.revision)
         )
-
-    async def give_back(self, claimed: ClaimedTask) -> bool:
-        """Let another worker claim the task at once; False when the claim was lost before."""
-        return await self._write(claimed, None) is not None
 
     async def cancel(self, task_id: TaskId) -> bool:
         """Remove a task in whatever state; False when it is not in the queue."""
@@ -123,15 +126,6 @@ class MemoryQueue:
     async def waiting_count(self) -> int:
         """Tasks in the queue, claimed or not."""
         return await self._wire.request(self._broker.tasks_count)
-
-    async def _write(self, claimed: ClaimedTask, claim: Claim | None) -> int | None:
-        def write() -> int | None:
-            stored = self._broker.compare_and_set(
-                claimed.task.record.task_id, claimed.revision, claim=claim, attempts=claimed.claim.attempt
-            )
-            return None if stored is None else stored.revision
-
-        return await self._wire.request(write)
 
 
 class MemoryBus:

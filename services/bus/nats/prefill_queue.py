@@ -123,20 +123,23 @@ class JetStreamQueue:
 
     async def renew(self, claimed: ClaimedTask) -> ClaimedTask | None:
         """Prolong a claim; None when it was lost."""
-        revision = await self._rewrite(claimed, claimed.claim)
-        return None if revision is None else replace(claimed, revision=revision)
+        record = claimed.task.record
+        first_seen_s = self._first_seen_s.get(record.task_id)
+        now_s = asyncio.get_running_loop().time()
+        elapsed_s = claimed.waited_s if first_seen_s is None else now_s - first_seen_s
+        revision = await self._write(
+            record, elapsed_s, claimed.claim, claimed.claim.attempt, claimed.revision
+        )
+        if revision is None:
+            self._first_seen_s.pop(record.task_id, None)
+            return None
+        return replace(claimed, revision=revision)
 
     async def complete(self, claimed: ClaimedTask) -> bool:
         """Remove a task because its handoff is done; False when the claim was lost before."""
         removed = await self._remove(claimed.task.record.task_id, claimed.revision)
         self._first_seen_s.pop(claimed.task.record.task_id, None)
         return removed
-
-    async def give_back(self, claimed: ClaimedTask) -> bool:
-        """Let another worker claim the task at once; False when the claim was lost before."""
-        given = await self._rewrite(claimed, None) is not None
-        self._first_seen_s.pop(claimed.task.record.task_id, None)
-        return given
 
     async def cancel(self, task_id: TaskId) -> bool:
         """Remove a task in whatever state; False when it is not in the queue."""
@@ -203,16 +206,6 @@ class JetStreamQueue:
         if record.deadline_s is not None:
             life_s = min(life_s, record.deadline_s)
         return life_s - elapsed_s
-
-    async def _rewrite(self, claimed: ClaimedTask, claim: Claim | None) -> int | None:
-        record = claimed.task.record
-        first_seen_s = self._first_seen_s.get(record.task_id)
-        now_s = asyncio.get_running_loop().time()
-        elapsed_s = claimed.waited_s if first_seen_s is None else now_s - first_seen_s
-        revision = await self._write(record, elapsed_s, claim, claimed.claim.attempt, claimed.revision)
-        if revision is None:
-            self._first_seen_s.pop(record.task_id, None)
-        return revision
 
     async def _write(
         self, record: TaskRecord, elapsed_s: float, claim: Claim | None, attempts: int, revision: int
