@@ -8,8 +8,8 @@ Not here: mail delivery and records (`services.gateway.conductor`).
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import replace
 
 from services.domain.blocks import BlockHash
@@ -20,7 +20,6 @@ from services.domain.errors import (
     EngineFailed,
     Fault,
     NotReady,
-    Rejected,
     Saturated,
     ServingError,
     WorkerLost,
@@ -30,21 +29,17 @@ from services.domain.ids import TaskId, WorkerId
 from services.domain.link import StartDecode, TaskFailed
 from services.domain.placement import (
     DecodePlacement,
-    DecodeQuery,
     Path,
     PathPreference,
     Placement,
-    PlacementQuery,
 )
 from services.domain.stream import Delta, FinishReason
 from services.domain.task import PrefillTask, TaskRecord, mark_prefix
 from services.domain.timeline import Mark
 from services.gateway.life import Claimed, DeadlinePassed, Life, LinkLost, Offer
 from services.gateway.pacing import first_token_hold_s
+from services.gateway.placing import Placing
 from services.gateway.reach import Reach
-
-RECOVERY_RETRY_S = 0.1
-"""Between two tries to place a request anew: less than a status takes to arrive."""
 
 
 class Journey:
@@ -54,6 +49,7 @@ class Journey:
         self._life = life
         self._reach = reach
         self._hashes = hashes
+        self._placing = Placing(life, reach, hashes)
         self._queued_again = False
 
     async def run(self) -> AsyncGenerator[Delta]:
@@ -62,7 +58,7 @@ class Journey:
         problem: ServingError | None = None
         while True:
             placement = await (
-                self._place_first(preference) if problem is None else self._place_again(preference)
+                self._placing.first(preference) if problem is None else self._placing.again(preference)
             )
             try:
                 async with aclosing(self._attempt(placement)) as deltas:
@@ -107,106 +103,7 @@ class Journey:
                 case LinkLost(worker_id=worker_id) if worker_id == life.decode_worker_id:
                     raise WorkerLost(worker_id=worker_id, message=f"the link to {worker_id} broke")
                 case DeadlinePassed():
-                    raise self._too_late()
-
-    # -- placement ------------------------------------------------------------------------------
-
-    async def _place_first(self, preference: PathPreference) -> Placement:
-        """Place a new request; while decode is full it waits for its turn, as long as it stays in time.
-
-        Raises:
-            Rejected: why it is not served.
-            DeadlineExceeded: the deadline passed in the waiting room.
-        """
-        return await self._reach.room.place(self._life, lambda: self._place_linked(preference))
-
-    async def _place_linked(self, preference: PathPreference) -> Placement:
-        """Place a new request; when workers are there but no link to them, wait a moment for one.
-
-        A gateway that stood still for seconds wakes up with its links closed by the workers.
-        """
-        reach = self._reach
-        until_s = reach.clock.now_s() + reach.settings.link_patience_s
-        while True:
-            try:
-                return await self._place(preference)
-            except NotReady:
-                left_s = until_s - reach.clock.now_s()
-                if left_s <= 0 or not reach.unlinked():
-                    raise
-            async with self._in_time():
-                await reach.links.wait_changed(left_s)
-
-    async def _place(self, preference: PathPreference) -> Placement:
-        life, request = self._life, self._life.request
-        output_tokens_max = max(1, request.sampling.max_tokens - len(life.emitted))
-        query = PlacementQuery(
-            request_id=request.request_id,
-            scope=request.scope,
-            prompt_tokens=request.prompt_tokens + len(life.emitted),
-            block_hashes=self._hashes,
-            output_tokens_max=output_tokens_max,
-            output_tokens_expected=self._reach.router.lengths.expect(request.model, output_tokens_max),
-            priority=request.priority,
-            deadline_s=life.deadline_at_s - self._reach.clock.now_s(),
-            waited_s=self._reach.clock.now_s() - life.accepted_s,
-            begun=life.attempts > 0,
-            preference=preference,
-            avoid_worker_ids=self._avoided(),
-        )
-        async with self._in_time():
-            outcome = await self._reach.placer.place(query)
-        if isinstance(outcome, Rejected):
-            raise outcome
-        if life.placement is None:
-            life.mark(Mark.PLACED, self._reach.clock.now_s())
-        life.placement = outcome
-        self._reach.meters.count("baton_placements_total", path=outcome.path.value)
-        return outcome
-
-    async def _place_again(self, preference: PathPreference) -> Placement:
-        """Place a request whose way broke: a worker that is coming back is worth a short wait.
-
-        Raises:
-            Rejected: nobody came back within `recovery_patience_s`.
-        """
-        reach = self._reach
-        until_s = min(reach.clock.now_s() + reach.settings.recovery_patience_s, self._life.deadline_at_s)
-        while True:
-            try:
-                placement = await self._place(preference)
-                if placement.path is Path.LOCAL or not self._life.emitted:
-                    return placement
-                # A ticket covers the prompt, not the tokens sent since: only decode can go on.
-                raise NotReady(message="no decode worker can go on with this request", retry_after_s=1.0)
-            except (NotReady, Saturated):
-                if reach.clock.now_s() >= until_s:
-                    raise
-            self._life.failed_workers.clear()  # nobody else is there: who failed once may do better now
-            async with self._in_time():
-                await asyncio.sleep(RECOVERY_RETRY_S)
-
-    async def _place_decode(self, prefill_worker_id: WorkerId, ticket: Ticket) -> DecodePlacement:
-        life, request = self._life, self._life.request
-        output_tokens_max = max(1, request.sampling.max_tokens - 1)
-        query = DecodeQuery(
-            request_id=request.request_id,
-            scope=request.scope,
-            context_tokens=request.prompt_tokens + 1,
-            output_tokens_max=output_tokens_max,
-            output_tokens_expected=self._reach.router.lengths.expect(request.model, output_tokens_max),
-            compatibility=ticket.compatibility,
-            avoid_worker_ids=(*self._avoided(), prefill_worker_id),
-        )
-        async with self._in_time():
-            outcome = await self._reach.placer.place_decode(query)
-        if isinstance(outcome, Rejected):
-            raise outcome
-        life.decode_placement = outcome
-        return outcome
-
-    def _avoided(self) -> tuple[WorkerId, ...]:
-        return tuple(sorted({*self._life.failed_workers, *self._reach.unreliable()}))
+                    raise self._life.too_late()
 
     # -- remote prefill -------------------------------------------------------------------------
 
@@ -235,7 +132,7 @@ class Journey:
             preferred_overlap_blocks=placement.overlap_blocks,
         )
         task = PrefillTask(record=record, request=replace(life.request, request_id=attempt_id))
-        async with self._in_time():
+        async with reach.in_time(life):
             await reach.bus.queue.enqueue(task)
         life.mark(Mark.QUEUED, reach.clock.now_s())
         return await self._await_handoff(reach.settings.claim_patience_s + placement.predicted_ttft_s)
@@ -262,14 +159,14 @@ class Journey:
                 case LinkLost(worker_id=worker_id) if worker_id == life.prefill_worker_id:
                     raise WorkerLost(worker_id=worker_id, message=f"{worker_id} was lost during the prefill")
                 case DeadlinePassed():
-                    raise self._too_late()
+                    raise self._life.too_late()
 
     # -- decode ---------------------------------------------------------------------------------
 
     async def _hand_over(self, handoff: Handoff, ticket: Ticket) -> Delta | None:
         """Send the ticket to a decode worker; returns the first token once it may be shown."""
         life, reach = self._life, self._reach
-        chosen = await self._place_decode(handoff.worker_id, ticket)
+        chosen = await self._placing.decode(handoff.worker_id, ticket)
         early = life.take(handoff.first) if handoff.first_is_exact else None
         life.first_token_early = early is not None
         received_s = life.accepted_s if life.offer is None else life.offer.received_s
@@ -309,7 +206,7 @@ class Journey:
             ticket, view.status.performance, step_s, self._reach.router.settings.tpot_target_s
         )
         if hold_s > 0:
-            async with self._in_time():
+            async with self._reach.in_time(self._life):
                 await asyncio.sleep(hold_s)
 
     # -- when a way fails -----------------------------------------------------------------------
@@ -337,26 +234,6 @@ class Journey:
             self._queued_again = True
             return life.options.preference  # another prefill worker at once; after that, decode
         return PathPreference.LOCAL
-
-    @asynccontextmanager
-    async def _in_time(self) -> AsyncIterator[None]:
-        """Bound a wait that no mail ends.
-
-        Raises:
-            DeadlineExceeded: the deadline passed first.
-        """
-        try:
-            async with asyncio.timeout(self._life.deadline_at_s - self._reach.clock.now_s()):
-                yield
-        except TimeoutError:
-            raise self._too_late() from None
-
-    def _too_late(self) -> DeadlineExceeded:
-        deadline_s = self._life.deadline_at_s - self._life.accepted_s
-        return DeadlineExceeded(
-            message=f"the deadline of {deadline_s:g} s passed after {len(self._life.emitted)} tokens",
-            deadline_s=deadline_s,
-        )
 
 
 def _mendable(problem: ServingError) -> bool:

@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass, replace
 
-from services.domain.errors import ServingError
+from services.domain.errors import DeadlineExceeded, ServingError
 from services.domain.handoff import Handoff
 from services.domain.ids import GatewayId, RequestId, TaskId, WorkerId
 from services.domain.link import TaskFailed
@@ -194,6 +194,14 @@ class Life:
     def fall_back(self, reason: str) -> None:
         """Note why a way was left."""
         self._fallbacks.append(reason)
+
+    def too_late(self) -> DeadlineExceeded:
+        """The error of a request whose deadline passed."""
+        deadline_s = self.deadline_at_s - self.accepted_s
+        return DeadlineExceeded(
+            message=f"the deadline of {deadline_s:g} s passed after {len(self.emitted)} tokens",
+            deadline_s=deadline_s,
+        )
 
     @property
     def ended(self) -> bool:

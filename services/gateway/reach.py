@@ -4,7 +4,9 @@ Comes in: the gateway's parts. Goes out: the few actions a journey takes, each b
 Not here: the order of actions (`services.gateway.journey`).
 """
 
-from collections.abc import Coroutine
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from services.bus.port import Bus
@@ -92,6 +94,19 @@ class Reach:
             await self.bus.queue.cancel(task_id)
         except BusUnavailable:
             self.meters.count("baton_dropped_total", what="task_cancel")  # the task ends with its deadline
+
+    @asynccontextmanager
+    async def in_time(self, life: Life) -> AsyncIterator[None]:
+        """Bound a wait that no mail ends by a request's deadline.
+
+        Raises:
+            DeadlineExceeded: it passed first.
+        """
+        try:
+            async with asyncio.timeout(life.deadline_at_s - self.clock.now_s()):
+                yield
+        except TimeoutError:
+            raise life.too_late() from None
 
     def later(self, work: Coroutine[None, None, None], name: str) -> None:
         """Do something without waiting for it; nothing while the gateway stops."""

@@ -21,9 +21,9 @@ from services.domain.stream import Delta
 from services.engine.simulated.leases import LeaseDesk
 from services.gateway import journey
 from services.gateway.conductor import Conductor
-from services.gateway.journey import Journey
 from services.gateway.life import DeadlinePassed, Life
 from services.gateway.links import LinkPool
+from services.gateway.placing import Placing
 from services.gateway.reach import Reach
 from services.prefill import phase as prefill_phase
 from services.router.feed import Feed
@@ -82,25 +82,25 @@ def call_lost_workers_a_bug(patch: Patch) -> None:
 
 def refuse_after_a_while(patch: Patch) -> None:
     """A gateway refuses everything once it has served for five seconds."""
-    place = Journey._place
+    place = Placing._place
 
-    async def tired(self: Journey, *asked: Any) -> Any:
+    async def tired(self: Placing, *asked: Any) -> Any:
         if asyncio.get_running_loop().time() > 5.0:
             raise InternalFault(message="tired")
         return await place(self, *asked)
 
-    patch.setattr(Journey, "_place", tired)
+    patch.setattr(Placing, "_place", tired)
 
 
 def forget_deadlines(patch: Patch) -> None:
     """Nobody looks at the time."""
 
     @asynccontextmanager
-    async def in_time(_self: Journey) -> AsyncIterator[None]:
+    async def in_time(_self: Reach, _life: Life) -> AsyncIterator[None]:
         yield
 
     post = Life.post
-    patch.setattr(Journey, "_in_time", in_time)
+    patch.setattr(Reach, "in_time", in_time)
     patch.setattr(
         Life, "post", lambda self, mail: None if isinstance(mail, DeadlinePassed) else post(self, mail)
     )
