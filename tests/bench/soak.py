@@ -52,6 +52,7 @@ FAULTS = (
 CONFIG = f"""
 pools: {{prefill: 0, decode: 0, both: 2}}
 gateways: 2
+router: {{early_rejection: false}}
 vllm: {{model: {model_path()}, lease_s: 15}}
 supervision: {{restarts_max: 1000, backoff_min_s: 0.1, backoff_max_s: 1, liveness_timeout_s: 120}}
 """
