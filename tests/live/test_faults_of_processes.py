@@ -126,7 +126,7 @@ async def test_a_dead_engine_is_found_and_its_worker_replaced(stage: Stage) -> N
     assert (await stage.epochs())["decode-1"] != before["decode-1"]
 
 
-@pytest.mark.parametrize("victims", [("decode-0", "gateway-1")], ids="+".join)
+@pytest.mark.parametrize("victims", [("decode-0", "gateway-1"), ("prefill-0", "nats")], ids="+".join)
 async def test_nothing_is_lost_when_processes_stand_still(stage: Stage, victims: tuple[str, str]) -> None:
     """SIGSTOP until the others had to do without them, then SIGCONT: no stream fails or repeats a token."""
     up = stage.up
