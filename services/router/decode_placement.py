@@ -74,7 +74,9 @@ def place_decode(
             fleet=fleet,
             settings=settings,
             room_max_s=settings.wait_max_s,
-            barred=[Barred(bar=Bar.LATE, wait_s=seat.wait_s) for seat in late],
+            barred=[
+                Barred(bar=Bar.LATE, wait_s=seat.wait_s, wait_max_s=settings.wait_max_s) for seat in late
+            ],
             excluded=excluded,
         )
     room = settings.candidates_kept

@@ -72,7 +72,13 @@ def place(
             settings=settings,
             room_max_s=bounds.wait_max_s(0.0),
             barred=[
-                Barred(bar=bar, wait_s=way.wait_s, room_s=way.room_s, predicted_s=bounds.predicted_s(way))
+                Barred(
+                    bar=bar,
+                    wait_s=way.wait_s,
+                    wait_max_s=bounds.wait_max_s(way.ttft_s - way.wait_s),
+                    room_s=way.room_s,
+                    predicted_s=bounds.predicted_s(way),
+                )
                 for way, bar in options.barred
             ],
             excluded=[(view, why) for _, view, why in options.excluded],

@@ -42,12 +42,14 @@ class Barred:
     Attributes:
         bar: what is wrong with it.
         wait_s: predicted wait, time until there is room included.
+        wait_max_s: longest wait allowed from now on; below 0 when it has waited too long already.
         room_s: predicted time until decode has room.
         predicted_s: predicted time until the last token.
     """
 
     bar: Bar
     wait_s: float
+    wait_max_s: float
     room_s: float = 0.0
     predicted_s: float = 0.0
 
@@ -102,12 +104,12 @@ def _overload(query: PlacementQuery | DecodeQuery, barred: Sequence[Barred], roo
     missed = [way for way in barred if way.bar is Bar.DEADLINE]
     if missed and isinstance(query, PlacementQuery) and query.deadline_s is not None:
         return _unmeetable(missed, query.deadline_s)
-    least_s = min(way.wait_s for way in barred)
-    allowed_s = max(0.0, room_max_s)
+    nearest = min(barred, key=lambda way: way.wait_s - way.wait_max_s)
+    over_s = nearest.wait_s - nearest.wait_max_s
     return Saturated(
-        message=f"every worker of {model!r} is busy: the shortest wait is {least_s:.2f} s, "
-        f"longer than the {allowed_s:.2f} s that are left for it",
-        retry_after_s=max(0.0, least_s - allowed_s),
+        message=f"every worker of {model!r} is busy: the next would begin {over_s:.2f} s later than "
+        "a new request may wait",
+        retry_after_s=max(0.0, over_s),
     )
 
 

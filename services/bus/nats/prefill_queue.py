@@ -46,6 +46,9 @@ _HEADER_BYTES = 1024
 _CANCEL_TRIES = 8
 _BODY_WAITS_S = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128)
 """Body and record are written at once to two streams: the record may be seen this much earlier."""
+_BODY_LATE_S = 1.0
+"""A record seen for so long has its body or never gets one: a server that was killed may bring back records
+of tasks that were done, by the hundred."""
 
 
 class JetStreamQueue:
@@ -97,7 +100,7 @@ class JetStreamQueue:
         claim = Claim(worker_id=worker_id, attempt=attempt)
         write = self._write(queued.record, queued.waited_s, claim, attempt, queued.revision)
         if queued.record.prompt_tokens <= FETCH_AHEAD_TOKENS_MAX:
-            fetching = asyncio.ensure_future(self._fetch(task_id))
+            fetching = asyncio.ensure_future(self._fetch(queued))
             try:
                 revision = await write
                 body = await fetching if revision is not None else None
@@ -106,7 +109,7 @@ class JetStreamQueue:
                 await asyncio.gather(fetching, return_exceptions=True)
         else:
             revision = await write
-            body = await self._fetch(task_id) if revision is not None else None
+            body = await self._fetch(queued) if revision is not None else None
         if revision is None:
             return None
         if body is None:
@@ -245,10 +248,12 @@ class JetStreamQueue:
             log.debug("body of %s left to expire: %s", task_id, error)
             self._on_drop("queue_body")
 
-    async def _fetch(self, task_id: TaskId) -> InferenceRequest | None:
+    async def _fetch(self, queued: QueuedTask) -> InferenceRequest | None:
         """Read a task's body; None when there is none."""
+        task_id = queued.record.task_id
+        waits_s = _BODY_WAITS_S if queued.waited_s < _BODY_LATE_S else ()
         stream, subject = self._subjects.bodies_stream, self._subjects.body(task_id)
-        for wait_s in (*_BODY_WAITS_S, 0.0):
+        for wait_s in (*waits_s, 0.0):
             try:
                 found = await self._connection.ask(lambda js: js.get_last_msg(stream, subject, direct=True))
             except nats.js.errors.NotFoundError:
