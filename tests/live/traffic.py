@@ -62,6 +62,7 @@ class Traffic:
         self._stopped = asyncio.Event()
         self._change = asyncio.Condition()
         self._killed: set[int] = set()
+        self._still: set[int] = set()
         self.verdicts = Verdicts()
 
     def excuse(self, index: int) -> None:
@@ -69,15 +70,20 @@ class Traffic:
         self._killed.add(index)
         assert len(self._killed) < len(self._gateways), "nobody is left to ask"
 
+    def leave_alone(self, index: int) -> None:
+        """Say that a gateway is about to stand still: clients that are there wait, no others go there."""
+        self._still.add(index)
+
     def welcome(self, index: int) -> None:
         """Say that a gateway is back: clients may go to it again."""
         self._killed.discard(index)
+        self._still.discard(index)
 
     async def client(self, index: int) -> None:
         """Ask one question after another, some at each gateway in turn."""
         while not self._stopped.is_set():
             index = (index + 1) % len(self._gateways)
-            if index in self._killed:
+            if index in self._killed | self._still:
                 continue
             gateway = self._gateways[index]
             async with plain_channel(gateway) as channel, gateway.http() as http:
