@@ -12,6 +12,7 @@ from services.engine.simulated.settings import SimulatedSettings
 from services.simulation.scenario import (
     EVERYONE,
     Arrival,
+    Blow,
     BreakLink,
     CorruptPulls,
     CrashEngine,
@@ -26,6 +27,7 @@ from services.simulation.scenario import (
     LoseBusState,
     LoseReplies,
     MangleKvEvents,
+    Passing,
     PauseWorker,
     Scenario,
     SkewClock,
@@ -36,6 +38,8 @@ from services.simulation.scenario import (
 
 PREFILL, DECODE = ("prefill",), ("decode",)
 BOTH = ("decode", "prefill")
+PASSINGS: tuple[Passing, ...] = ("claimed", "offer", "start", "accepted", "frame", "answer")
+BLOWS: tuple[Blow, ...] = ("kill", "kill", "crash", "break link", "hang", "pause", "cut link")
 ARRIVALS_MAX = 24
 FAULTS_MAX = 10
 CALM_FRAC = 0.08
@@ -237,10 +241,10 @@ class _Stage:
     def _strike(self, at_s: float) -> Fault:
         return Strike(
             at_s=at_s,
-            message=self._chance.choice(("claimed", "offer", "start", "accepted", "frame", "answer")),
+            message=self._chance.choice(PASSINGS),
             nth=self._chance.choice((1, 1, 2, 5, 20)),
             delay_s=self._chance.choice((0.0, 0.0, 0.001, 0.01)),
-            blow=self._chance.choice(("kill", "kill", "crash", "break link", "hang", "pause", "cut link")),
+            blow=self._chance.choice(BLOWS),
             for_s=self._while_s(),
         )
 

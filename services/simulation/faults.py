@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import assert_never
 
-from services.bus.memory import Delivery
+from services.bus.memory import Delivery, deliver_plainly
 from services.cluster.inprocess import InProcessCluster
 from services.domain.blocks import KvEventBatch
 from services.domain.ids import GatewayId, WorkerId
@@ -118,8 +118,10 @@ class Faults:
             case "cut link":
                 with self._parted(gateway_id, worker_id):
                     await self._processes.pause(strike.for_s)
-            case _:
+            case "break link":
                 self._cluster.network.break_link(gateway_id, worker_id)
+            case _:
+                assert_never(strike.blow)
 
     async def ended(self, timeout_s: float) -> str | None:
         """Wait for all faults to end; says what does not in time."""
@@ -187,7 +189,7 @@ class Faults:
             case MangleKvEvents(for_s=for_s):
                 self._cluster.broker.kv_fault = self._mangler(fault)
                 await processes.pause(for_s)
-                self._cluster.broker.kv_fault = _deliver
+                self._cluster.broker.kv_fault = deliver_plainly
             case SkewClock(process=process, rate=rate, jump_s=jump_s):
                 self._clocks(process).skew(rate=rate, jump_s=jump_s)
             case _:
@@ -249,8 +251,3 @@ class Faults:
             return Delivery(copies=copies, delay_s=self._chance.uniform(0.0, fault.delay_s), in_order=False)
 
         return mangle
-
-
-def _deliver(client: str, batch: KvEventBatch) -> Delivery:
-    del client, batch
-    return Delivery()

@@ -6,11 +6,18 @@ Not here: making it happen (`services.simulation.world`).
 """
 
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 from services.domain.errors import ConfigurationInvalid
 from services.engine.simulated.settings import SimulatedSettings
+
+Passing = Literal["claimed", "offer", "start", "accepted", "frame", "answer"]
+"""Messages on a request's way at which something may happen."""
+
+Blow = Literal["kill", "crash", "hang", "pause", "cut link", "break link"]
+"""What may happen to a worker then."""
 
 EVERYONE = "*"
 """In place of a process's name: all of them."""
@@ -92,14 +99,13 @@ class DrainWorker(_Fault, frozen=True, tag="drain worker"):
 class Strike(_Fault, frozen=True, tag="strike"):
     """Something happens to a worker at a moment of a request's way: when a message passes."""
 
-    message: str
-    """Kind of message, as the trace names it: claimed, offer, start, accepted, frame, answer."""
+    message: Passing
+    """Kind of message, as the trace names it."""
     nth: int
     """Which of them since the strike's time, from 1."""
     delay_s: float
     """From the message to the blow."""
-    blow: str
-    """kill, crash, break link, hang, pause or cut link."""
+    blow: Blow
     for_s: float
 
 

@@ -3,7 +3,7 @@
 `MemoryBroker` stands for the server, each `MemoryBus` for one process connected to it.
 """
 
-from services.bus.memory.broker import Delivery, MemoryBroker
+from services.bus.memory.broker import Delivery, MemoryBroker, deliver_plainly
 from services.bus.memory.client import MemoryBus
 
-__all__ = ["Delivery", "MemoryBroker", "MemoryBus"]
+__all__ = ["Delivery", "MemoryBroker", "MemoryBus", "deliver_plainly"]
