@@ -99,7 +99,7 @@ class World:
             await asyncio.sleep(1.0)
             await self._clients.wait(CALLS_END_S_MAX)
             leftovers = await self._quiet()
-            await self._until(lambda: not any(self._index_differences()), SETTLE_S_MAX)
+            await self._until(self._settled, SETTLE_S_MAX)
             observation = Observation(
                 scenario=self._scenario,
                 outcomes=self._clients.outcomes(),
@@ -141,6 +141,9 @@ class World:
         """Wait until nothing is held; says what still is."""
         await self._until(lambda: not any(self._cluster.leftovers().values()), QUIET_S_MAX)
         return self._cluster.leftovers()
+
+    def _settled(self) -> bool:
+        return not any(self._index_differences()) and not any(self._placements_kept().values())
 
     async def _until(self, true: Callable[[], bool], timeout_s: float) -> bool:
         """Look again and again, which costs nothing on a virtual clock; False after the timeout."""

@@ -128,11 +128,16 @@ class Scheduler:
             context += computed
             count += 1
             if computed % size == 0:
-                self._pool.seal(sequence.holding, sequence.full_blocks(computed, size)[-1:])
+                self._seal(sequence)
             complete.append(sequence)
         plan.decode_count = count
         plan.decode_context_tokens = context
         return prefilling
+
+    def _seal(self, sequence: Sequence) -> None:
+        """Make blocks readable that are full now; of a pulled prompt some are already."""
+        full = sequence.full_blocks(sequence.computed, self._limits.block_size_tokens)
+        self._pool.seal(sequence.holding, full[len(sequence.holding.shared) :])
 
     def _make_room(self, plan: StepPlan, sequence: Sequence, blocks: int) -> bool:
         """Grow a sequence at the cost of the last running ones; False when it was the last itself."""
@@ -152,12 +157,10 @@ class Scheduler:
         insort(self.waiting, sequence, key=_order)
 
     def _plan_chunk(self, plan: StepPlan, sequence: Sequence, budget: int) -> int:
-        size = self._limits.block_size_tokens
         before = sequence.computed
         new = min(sequence.remaining, budget)
         sequence.computed = before + new
-        full = sequence.full_blocks(sequence.computed, size)
-        self._pool.seal(sequence.holding, full[before // size :])
+        self._seal(sequence)
         if new == 1 and sequence.remaining == 0:
             plan.decode_count += 1
             plan.decode_context_tokens += sequence.computed
