@@ -96,11 +96,15 @@ class Clients:
         """Let a client call when its time comes, counted from now."""
         self._nursery.start(self._client(arrival, calm=calm), arrival.name)
 
+    def idle(self) -> bool:
+        """Whether every call has ended."""
+        return not len(self._nursery)
+
     async def wait(self, timeout_s: float) -> None:
         """Wait for all calls to end; those that do not in time are hung."""
         try:
             async with asyncio.timeout(timeout_s):
-                while len(self._nursery):  # noqa: ASYNC110  # on a virtual clock a look costs nothing
+                while not self.idle():  # noqa: ASYNC110  # on a virtual clock a look costs nothing
                     await asyncio.sleep(RETRY_S)
         except TimeoutError:
             for call in self._calls.values():

@@ -41,6 +41,8 @@ CALM_LINGER_S_MAX = 0.25
 FAULTS_END_S_MAX = 60.0
 CONVERGE_S_MAX = 60.0
 CALLS_END_S_MAX = 120.0
+RELIEF_S = 5.0
+"""From the last call of the safety phase to the first of the liveness phase: what was overload is over."""
 QUIET_S_MAX = 60.0
 SETTLE_S_MAX = 15.0
 """From the last call to the moment at which views must be true: a snapshot that failed is fetched again after
@@ -94,6 +96,8 @@ class World:
             await self._play()
             await self._converge()
             fleet = tuple(self._fleet_differences())
+            await self._until(self._clients.idle, CALLS_END_S_MAX)
+            await asyncio.sleep(RELIEF_S)
             for arrival in self._scenario.calm_arrivals:
                 self._clients.send(arrival, calm=True)
             await asyncio.sleep(1.0)
