@@ -94,9 +94,10 @@ class Placing:
 
         Raises:
             Rejected: nobody came back within `recovery_patience_s`.
+            DeadlineExceeded: the deadline passed meanwhile.
         """
         reach = self._reach
-        until_s = min(reach.clock.now_s() + reach.settings.recovery_patience_s, self._life.deadline_at_s)
+        until_s = reach.clock.now_s() + reach.settings.recovery_patience_s
         while True:
             try:
                 placement = await self._place(preference)
@@ -105,6 +106,8 @@ class Placing:
                 # A ticket covers the prompt, not the tokens sent since: only decode can go on.
                 raise NotReady(message="no decode worker can go on with this request", retry_after_s=1.0)
             except (NotReady, Saturated):
+                if reach.clock.now_s() >= self._life.deadline_at_s:
+                    raise self._life.too_late() from None
                 if reach.clock.now_s() >= until_s:
                     raise
             self._life.failed_workers.clear()  # nobody else is there: who failed once may do better now
