@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
-from services.domain.errors import DeadlineExceeded, DeadlineUnmeetable, Saturated
+from services.domain.errors import DeadlineUnmeetable, Saturated
 from services.domain.placement import Placement
 from services.domain.request import is_batch
 from services.gateway.life import DeadlinePassed, Life, YourTurn
@@ -82,11 +82,7 @@ class WaitingRoom:
                 )
             first = self._first() is life
             if isinstance(await life.next(min(left_s, RETRY_S) if first else left_s), DeadlinePassed):
-                deadline_s = life.deadline_at_s - life.accepted_s
-                raise DeadlineExceeded(
-                    message=f"the deadline of {deadline_s:g} s passed before a decode worker had room",
-                    deadline_s=deadline_s,
-                )
+                raise life.too_late()
             now_first = self._first()
             if now_first is not life:
                 if first and now_first is not None:

@@ -9,7 +9,6 @@ Not here: when something dies (`services.simulation.faults`).
 import asyncio
 
 from services.cluster.inprocess import InProcessCluster
-from services.domain.errors import EngineFailed
 from services.runtime.tasks import Nursery
 from services.simulation.clients import Clients
 from services.simulation.transcript import Trace
@@ -94,12 +93,8 @@ class Processes:
             await self._start(name)
 
     async def _start(self, name: str) -> None:
-        try:
-            await self._cluster.start_worker(name)
-        except EngineFailed as error:
-            self.note(name, f"does not start: {error}")
-        else:
-            self.note(name, f"is back as epoch {self._cluster.workers[name].epoch}")
+        await self._cluster.start_worker(name)
+        self.note(name, f"is back as epoch {self._cluster.workers[name].epoch}")
         self._tend(name)
 
     async def kill_gateway(self, index: int, back_after_s: float) -> None:
