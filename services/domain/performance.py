@@ -5,10 +5,11 @@ simulated engine takes its step times from it, the planner sizes pools by it; no
 Source of the form: prefill `a + sum(b n + c n (h + n/2))`, n new and h cached tokens per prompt
 (projections are linear, attention grows with the context); decode `a + b B + c sum(L)`, B sequences,
 L context tokens each (weights read once, KV read per token). When a step carries both, times add.
+Two more terms, 0 unless a published calibration has them: prefill `+ d (sum n)^2`, decode `+ d (sum L)^2`.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from services.domain.errors import ConfigurationInvalid
 
@@ -42,16 +43,57 @@ class PerformanceModel:
     """Fixed cost of a handoff beside the bytes: messages and bookkeeping of both engines."""
     transfer_bytes_per_s: float
     """Rate at which KV moves from a prefill worker to a decode worker."""
+    prefill_square_s: float = 0.0
+    """Per square of the new tokens of a step, of all its prompts together."""
+    decode_context_square_s: float = 0.0
+    """Per square of the tokens of context of all sequences in the step; below 0 where it bends down."""
+    decode_least_s: float = 0.0
+    """No decode step is shorter."""
+
+    def paced(self, *, prefill: float, decode: float) -> "PerformanceModel":
+        """Make the model of an engine whose steps take so many times as long; transfers stay.
+
+        Args:
+            prefill: factor of everything that prefills, > 0.
+            decode: factor of everything that decodes, > 0.
+        """
+        return replace(
+            self,
+            prefill_step_s=self.prefill_step_s * prefill,
+            prefill_token_s=self.prefill_token_s * prefill,
+            prefill_attention_s=self.prefill_attention_s * prefill,
+            prefill_square_s=self.prefill_square_s * prefill,
+            decode_step_s=self.decode_step_s * decode,
+            decode_sequence_s=self.decode_sequence_s * decode,
+            decode_context_token_s=self.decode_context_token_s * decode,
+            decode_context_square_s=self.decode_context_square_s * decode,
+            decode_least_s=self.decode_least_s * decode,
+        )
 
     def chunk_s(self, chunk: PrefillChunk) -> float:
-        """Time that one chunk adds to a step, without the step's own constant."""
+        """Time that one chunk adds to a step by itself: without what the step takes as a whole."""
         n, h = chunk.new_tokens, chunk.context_tokens
         return self.prefill_token_s * n + self.prefill_attention_s * n * (h + n / 2)
 
     def prefill_s(self, chunks: Iterable[PrefillChunk]) -> float:
         """Time of one step that computes these chunks; 0 when there are none."""
-        costs = [self.chunk_s(c) for c in chunks if c.new_tokens > 0]
-        return self.prefill_step_s + sum(costs) if costs else 0.0
+        tokens, costs_s = 0, 0.0
+        for chunk in chunks:
+            if chunk.new_tokens > 0:
+                tokens += chunk.new_tokens
+                costs_s += self.chunk_s(chunk)
+        return self.steps_s(tokens=tokens, step_tokens_max=tokens) + costs_s if tokens else 0.0
+
+    def steps_s(self, *, tokens: int, step_tokens_max: int) -> float:
+        """Time that prefill steps take as a whole, beside what each chunk adds by itself.
+
+        Args:
+            tokens: new tokens of all steps together, >= 1.
+            step_tokens_max: most new tokens per step; all steps but the last use it up.
+        """
+        full, rest = divmod(tokens, step_tokens_max)
+        squares = full * step_tokens_max * step_tokens_max + rest * rest
+        return (full + (rest > 0)) * self.prefill_step_s + squares * self.prefill_square_s
 
     def prompt_s(self, *, prompt_tokens: int, cached_tokens: int, step_tokens_max: int) -> float:
         """Time to prefill one prompt alone, in as many steps as the budget asks for.
@@ -63,9 +105,8 @@ class PerformanceModel:
         """
         cached = min(cached_tokens, prompt_tokens - 1)
         new = prompt_tokens - cached
-        steps = -(-new // step_tokens_max)
-        whole = self.chunk_s(PrefillChunk(new_tokens=new, context_tokens=cached))
-        return steps * self.prefill_step_s + whole
+        whole_s = self.chunk_s(PrefillChunk(new_tokens=new, context_tokens=cached))
+        return self.steps_s(tokens=new, step_tokens_max=step_tokens_max) + whole_s
 
     def decode_s(self, *, sequence_count: int, context_tokens: int) -> float:
         """Time of one step that writes one token for each sequence; 0 without sequences.
@@ -76,10 +117,12 @@ class PerformanceModel:
         """
         if sequence_count == 0:
             return 0.0
-        return (
+        return max(
+            self.decode_least_s,
             self.decode_step_s
             + self.decode_sequence_s * sequence_count
             + self.decode_context_token_s * context_tokens
+            + self.decode_context_square_s * context_tokens * context_tokens,
         )
 
     def transfer_s(self, size_bytes: int) -> float:
@@ -131,6 +174,23 @@ PRESETS: dict[str, PerformanceModel] = {
         decode_context_token_s=37.3e-9,
         handoff_s=8e-3,
         transfer_bytes_per_s=50e9,
+    ),
+    # The mock engine of NVIDIA Dynamo 1.6.1, so that results compare one to one: prefill in ms
+    # 4.209989e-07 t^2 + 1.518344e-02 t + 16.50142 with t new tokens in the step, decode in ms
+    # max(1, -25.74 u^2 + 54.01 u + 5.74) with u the share in use of 16,384 blocks of 64 tokens;
+    # links of 25 GB/s, and its handoff takes nothing beside the bytes.
+    "dynamo-mocker": PerformanceModel(
+        prefill_step_s=16.50142e-3,
+        prefill_token_s=1.518344e-05,
+        prefill_attention_s=0.0,
+        prefill_square_s=4.209989e-10,
+        decode_step_s=5.74e-3,
+        decode_sequence_s=0.0,
+        decode_context_token_s=54.01e-3 / 1_048_576,
+        decode_context_square_s=-25.74e-3 / 1_048_576**2,
+        decode_least_s=1e-3,
+        handoff_s=0.0,
+        transfer_bytes_per_s=25e9,
     ),
     # Measured: the shipped model in float32, vLLM 0.32, one core of a shared two-core x86-64 machine per
     # engine, blocks of 32 tokens, NIXL over TCP; the lowest of 12 rounds each, `tests.bench.bench_vllm`.

@@ -116,7 +116,8 @@ def backlog_s(
     each = max(1, round(tokens / max(prompt_count, 1.0)))
     chunks_s = tokens / each * performance.chunk_s(PrefillChunk(new_tokens=each, context_tokens=0))
     steps = math.ceil(tokens / step_tokens_max)
-    return steps * (performance.prefill_step_s + decode_step_s) + chunks_s
+    steps_s = performance.steps_s(tokens=math.ceil(tokens), step_tokens_max=step_tokens_max)
+    return steps * decode_step_s + steps_s + chunks_s
 
 
 def room_wait_s(

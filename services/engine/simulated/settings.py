@@ -89,10 +89,11 @@ class SimulatedSettings(
     def effective_performance(self) -> PerformanceModel:
         """The performance model after the speedup: what the engine does and what routers should predict."""
         model = preset(self.performance) if isinstance(self.performance, str) else self.performance
-        values: dict[str, float] = dataclasses.asdict(model)
-        rate = values.pop("transfer_bytes_per_s")
-        return PerformanceModel(
-            transfer_bytes_per_s=rate * self.speedup, **{k: v / self.speedup for k, v in values.items()}
+        paced = model.paced(prefill=1 / self.speedup, decode=1 / self.speedup)
+        return dataclasses.replace(
+            paced,
+            handoff_s=model.handoff_s / self.speedup,
+            transfer_bytes_per_s=model.transfer_bytes_per_s * self.speedup,
         )
 
     def limits(self) -> WorkerLimits:

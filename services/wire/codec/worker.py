@@ -85,6 +85,9 @@ def performance_to_proto(model: PerformanceModel) -> pb.PerformanceModel:
         decode_context_token_s=model.decode_context_token_s,
         handoff_s=model.handoff_s,
         transfer_bytes_per_s=model.transfer_bytes_per_s,
+        prefill_square_s=model.prefill_square_s,
+        decode_context_square_s=model.decode_context_square_s,
+        decode_least_s=model.decode_least_s,
     )
 
 
@@ -104,6 +107,9 @@ def performance_from_proto(message: pb.PerformanceModel) -> PerformanceModel:
         decode_context_token_s=number(name + "decode_context_token_s", message.decode_context_token_s),
         handoff_s=number(name + "handoff_s", message.handoff_s),
         transfer_bytes_per_s=positive(name + "transfer_bytes_per_s", message.transfer_bytes_per_s),
+        prefill_square_s=number(name + "prefill_square_s", message.prefill_square_s),
+        decode_context_square_s=number(name + "decode_context_square_s", message.decode_context_square_s),
+        decode_least_s=number(name + "decode_least_s", message.decode_least_s),
     )
 
 

@@ -481,6 +481,9 @@ class PerformanceModel(_message.Message):
     DECODE_CONTEXT_TOKEN_S_FIELD_NUMBER: _builtins.int
     HANDOFF_S_FIELD_NUMBER: _builtins.int
     TRANSFER_BYTES_PER_S_FIELD_NUMBER: _builtins.int
+    PREFILL_SQUARE_S_FIELD_NUMBER: _builtins.int
+    DECODE_CONTEXT_SQUARE_S_FIELD_NUMBER: _builtins.int
+    DECODE_LEAST_S_FIELD_NUMBER: _builtins.int
     prefill_step_s: _builtins.float
     prefill_token_s: _builtins.float
     prefill_attention_s: _builtins.float
@@ -489,6 +492,9 @@ class PerformanceModel(_message.Message):
     decode_context_token_s: _builtins.float
     handoff_s: _builtins.float
     transfer_bytes_per_s: _builtins.float
+    prefill_square_s: _builtins.float
+    decode_context_square_s: _builtins.float
+    decode_least_s: _builtins.float
     def __init__(
         self,
         *,
@@ -500,10 +506,13 @@ class PerformanceModel(_message.Message):
         decode_context_token_s: _builtins.float = ...,
         handoff_s: _builtins.float = ...,
         transfer_bytes_per_s: _builtins.float = ...,
+        prefill_square_s: _builtins.float = ...,
+        decode_context_square_s: _builtins.float = ...,
+        decode_least_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode_context_token_s", b"decode_context_token_s", "decode_sequence_s", b"decode_sequence_s", "decode_step_s", b"decode_step_s", "handoff_s", b"handoff_s", "prefill_attention_s", b"prefill_attention_s", "prefill_step_s", b"prefill_step_s", "prefill_token_s", b"prefill_token_s", "transfer_bytes_per_s", b"transfer_bytes_per_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode_context_square_s", b"decode_context_square_s", "decode_context_token_s", b"decode_context_token_s", "decode_least_s", b"decode_least_s", "decode_sequence_s", b"decode_sequence_s", "decode_step_s", b"decode_step_s", "handoff_s", b"handoff_s", "prefill_attention_s", b"prefill_attention_s", "prefill_square_s", b"prefill_square_s", "prefill_step_s", b"prefill_step_s", "prefill_token_s", b"prefill_token_s", "transfer_bytes_per_s", b"transfer_bytes_per_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
