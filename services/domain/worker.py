@@ -77,7 +77,7 @@ class WorkerStatus:
         address: host:port of the worker's link server.
         limits: fixed facts of its engine.
         load: what it is busy with.
-        performance: how fast its engine is.
+        performance: how fast its engine is: its model, corrected by what it measures (`pace`).
         engine_kind: "vllm" or "simulated".
         kv_sequence: number of the last KV event batch published; 0 when none was.
         suspects: lives of engines whose blocks repeatedly arrived here changed, while those of others

@@ -15,6 +15,7 @@ from services.domain.blocks import KvEvent
 from services.domain.handoff import Ticket
 from services.domain.ids import EngineEpoch, RequestId, TicketId
 from services.domain.integrity import KvChecked
+from services.domain.pace import StepSpan
 from services.domain.performance import PerformanceModel
 from services.domain.request import InferenceRequest
 from services.domain.stream import Delta
@@ -83,6 +84,9 @@ class EngineStep:
     """Of pulls that ended and whose ticket carried fingerprints of blocks that were pulled. Where one did
     not match, its job ends in `KvCorrupt` (or is computed here, if the engine is set so), nothing was
     computed from its blocks, and the engine has dropped its whole prefix cache."""
+    span: StepSpan | None = None
+    """What was computed since the outputs before, by the model in `EngineInfo`, and how long it took; None
+    where the engine cannot tell (it was idle in between, or a job was aborted)."""
 
 
 StepSink = Callable[[EngineStep], None]

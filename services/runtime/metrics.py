@@ -132,6 +132,12 @@ TABLE: tuple[Metric, ...] = (
     Metric(name="baton_engine_waiting", kind=Kind.GAUGE, text="Sequences accepted, not yet decoding."),
     Metric(name="baton_engine_kv_used_ratio", kind=Kind.GAUGE, text="Share of KV blocks in use or leased."),
     Metric(name="baton_engine_leased_blocks", kind=Kind.GAUGE, text="KV blocks kept for a handoff."),
+    Metric(
+        name="baton_engine_pace_ratio",
+        kind=Kind.GAUGE,
+        labels=("phase",),
+        text="Measured step times over those of the performance model; 1 is as predicted.",
+    ),
     Metric(name="baton_bus_connected", kind=Kind.GAUGE, text="1 while NATS answers."),
     Metric(
         name="baton_dropped_total",

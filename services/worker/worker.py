@@ -17,6 +17,7 @@ from services.domain.errors import BusUnavailable, EngineFailed, ServingError
 from services.domain.ids import EngineEpoch, GatewayId, RequestId, WorkerId
 from services.domain.integrity import IntegrityLimits, IntegrityRecord, KvChecked, Verdict
 from services.domain.link import Cancel, Goodbye, HandoffAnswer, Hello, StartDecode, ToWorker
+from services.domain.pace import PaceRecord, correct
 from services.domain.request import InferenceRequest, Sampling
 from services.domain.worker import Lifecycle, Phase, WorkerStatus
 from services.engine.port import DecodeJob, Engine, EngineInfo, EngineStep
@@ -78,6 +79,7 @@ class Worker:
         self._integrity = IntegrityRecord(
             IntegrityLimits(mismatches_max=settings.kv_mismatches_max, window_s=settings.kv_mismatch_window_s)
         )
+        self._pace = PaceRecord()
         self._suspects: dict[EngineEpoch, float] = {}
         """Until when each is accused; by `_clock`."""
         self.failed = asyncio.Event()
@@ -97,6 +99,7 @@ class Worker:
         self._decode = DecodePhase(self._engine, self._info, doubt_s=self._pulse.doubt_s, meters=self._meters)
         self._prefill = self._make_prefill(self._info)
         await self._warm_up()
+        self._pace = PaceRecord()  # the first steps of an engine are its slowest
         self._nursery.start(self._pulse.run(), "pulse")
         self._nursery.start(self._publish_kv(), "kv")
         self._address = await self._server.serve(self)
@@ -153,7 +156,7 @@ class Worker:
             model=self._settings.model,
             block_size_tokens=self._info.limits.block_size_tokens,
             step_tokens_max=self._info.limits.step_tokens_max,
-            performance=self._info.performance,
+            performance=correct(self._info.performance, self._pace.pace),
             holds=self._holdings.__contains__,
             reachable=frozenset(self._links),
             peer_count=self._peers,
@@ -166,6 +169,8 @@ class Worker:
             self._prefill.finished(result)
         if any(isinstance(error, EngineFailed) for error in _errors(step)):
             self._doubt.set()
+        if step.span is not None:
+            self._pace.fold(step.span)
         if step.deltas:
             self._decode.step(step.deltas)
             if not self._warm.is_set() and any(d.request_id == WARM_UP and d.finish for d in step.deltas):
@@ -269,6 +274,8 @@ class Worker:
         self._meters.set("baton_engine_waiting", load.waiting_count)
         self._meters.set("baton_engine_leased_blocks", load.leased_blocks)
         self._meters.set("baton_engine_kv_used_ratio", load.kv_used_blocks / total)
+        self._meters.set("baton_engine_pace_ratio", self._pace.pace.prefill, phase=Phase.PREFILL)
+        self._meters.set("baton_engine_pace_ratio", self._pace.pace.decode, phase=Phase.DECODE)
         return WorkerStatus(
             worker_id=self.worker_id,
             epoch=self.epoch,
@@ -279,7 +286,7 @@ class Worker:
             address=self._address,
             limits=self._info.limits,
             load=load,
-            performance=self._info.performance,
+            performance=correct(self._info.performance, self._pace.pace),
             engine_kind=self._info.kind,
             kv_sequence=self._holdings.sequence,
             suspects=tuple(sorted(self._suspects)),

@@ -19,6 +19,7 @@ from services.domain.errors import (
     ServingError,
 )
 from services.domain.ids import EngineEpoch, RequestId, TicketId, WorkerId
+from services.domain.pace import StepSpan
 from services.domain.stream import Delta, FinishReason
 from services.domain.worker import WorkerLoad
 from services.engine.port import (
@@ -254,12 +255,15 @@ class SimulatedEngine:
                 await self._work.wait()
                 clock_s = self._now_s()
                 continue
-            step_s = plan.duration_s(self._performance) * self._slowness
-            clock_s = max(clock_s, self._now_s() - _CATCH_UP_S) + step_s
-            await asyncio.sleep(max(0.0, clock_s - self._now_s()))
+            prefill_s, decode_s = plan.parts_s(self._performance)
+            began_s = self._now_s()
+            clock_s = max(clock_s, began_s - _CATCH_UP_S) + (prefill_s + decode_s) * self._slowness
+            await asyncio.sleep(max(0.0, clock_s - began_s))
             if not self._thawed.is_set():
                 await self._thawed.wait()
                 clock_s = self._now_s()
+            took_s = self._now_s() - began_s
+            self._outbox.computed(StepSpan(took_s=took_s, prefill_s=prefill_s, decode_s=decode_s))
             self._step_prompt_tokens = 0
             self._deliver(plan)
             self._outbox.flush()

@@ -8,6 +8,7 @@ and nothing while the outbox is shut (a hung engine is silent). Not here: what i
 import asyncio
 
 from services.domain.integrity import KvChecked
+from services.domain.pace import StepSpan
 from services.domain.stream import Delta
 from services.engine.port import EngineStep, KvSink, Prefilled, StepSink
 from services.engine.simulated.pool import BlockPool
@@ -26,6 +27,11 @@ class Outbox:
         self.deltas: list[Delta] = []
         self.prefilled: list[Prefilled] = []
         self.kv_checks: list[KvChecked] = []
+        self.span: StepSpan | None = None
+
+    def computed(self, span: StepSpan) -> None:
+        """Note how long a step took; told with the next output."""
+        self.span = span if self.span is None else self.span + span
 
     def flush(self) -> None:
         """Say everything now."""
@@ -37,8 +43,12 @@ class Outbox:
             self._kv_events(events)
         if self.deltas or self.prefilled or self.kv_checks:
             step = EngineStep(
-                deltas=tuple(self.deltas), prefilled=tuple(self.prefilled), kv_checks=tuple(self.kv_checks)
+                deltas=tuple(self.deltas),
+                prefilled=tuple(self.prefilled),
+                kv_checks=tuple(self.kv_checks),
+                span=self.span,
             )
+            self.span = None
             self.deltas.clear()
             self.prefilled.clear()
             self.kv_checks.clear()

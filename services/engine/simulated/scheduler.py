@@ -40,12 +40,12 @@ class StepPlan:
     pulls: list[Sequence] = field(default_factory=list)
     preempted_count: int = 0
 
-    def duration_s(self, performance: PerformanceModel) -> float:
-        """How long the step takes; 0 when it computes nothing."""
+    def parts_s(self, performance: PerformanceModel) -> tuple[float, float]:
+        """How long its prefill and its decode part take; 0 where there is none."""
         decode_s = performance.decode_s(
             sequence_count=self.decode_count, context_tokens=self.decode_context_tokens
         )
-        return decode_s + performance.prefill_s(self.chunks)
+        return performance.prefill_s(self.chunks), decode_s
 
 
 class Scheduler:

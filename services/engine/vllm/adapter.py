@@ -26,6 +26,7 @@ from services.domain.errors import (
 )
 from services.domain.ids import EngineEpoch, RequestId, TicketId, WorkerId
 from services.domain.integrity import KvChecked
+from services.domain.pace import StepSpan
 from services.domain.stream import Delta, FinishReason
 from services.domain.worker import WorkerLoad
 from services.engine.port import DecodeJob, EngineInfo, EngineStep, KvSink, Prefilled, PrefillJob, StepSink
@@ -34,6 +35,7 @@ from services.engine.vllm.jobs import RunningJob, read_check, read_output
 from services.engine.vllm.leases import KeptLease, LeaseBook
 from services.engine.vllm.plan import EnginePlan, plan_job
 from services.engine.vllm.settings import VllmSettings
+from services.engine.vllm.spans import SpanMeter
 from services.engine.vllm.ticket import issue_ticket
 from services.runtime.tasks import Nursery, first_of
 
@@ -62,6 +64,8 @@ class VllmEngine:
         self._lease_opened = asyncio.Event()
         self._finals: list[Delta | Prefilled] = []
         self._kv_checks: list[KvChecked] = []
+        self._span: StepSpan | None = None
+        self._meter = SpanMeter(settings.performance_model(), step_tokens_max=settings.step_tokens_max)
         self._steps: StepSink | None = None
         self._gatherer: StepGatherer | None = None
         self._session: Session | None = None
@@ -165,6 +169,7 @@ class VllmEngine:
         if not self._jobs:
             self._last_sign_s = running.submitted_s
         self._jobs[request.request_id] = running
+        self._meter.submitted(running)
         session.send(prepared, gatherer.collector(running))
 
     def abort(self, request_id: RequestId) -> None:
@@ -176,6 +181,7 @@ class VllmEngine:
         if running is None or self._session is None:
             return
         running.ended = True
+        self._meter.void()
         self._session.abort(running.engine_request_id)
         if running.keeps_blocks:
             # The engine may have finished it already, its lease being on the way to us.
@@ -263,6 +269,11 @@ class VllmEngine:
         for running, output in outcomes:
             if running.ended:
                 continue
+            self._meter.brought(
+                running,
+                token_count=len(output.outputs[0].token_ids),
+                cached_tokens=output.num_cached_tokens or 0,
+            )
             delta = read_output(
                 running,
                 output,
@@ -277,6 +288,7 @@ class VllmEngine:
                 self._finals.append(delta)
             if running.ended:
                 self._jobs.pop(running.request_id, None)
+        self._span = self._meter.close(now_s, left=self._jobs.values())
         self._flush()
 
     def _prefilled(
@@ -325,11 +337,13 @@ class VllmEngine:
             return
         finals, self._finals = self._finals, []
         checks, self._kv_checks = self._kv_checks, []
+        span, self._span = self._span, None
         self._steps(
             EngineStep(
                 deltas=tuple(f for f in finals if isinstance(f, Delta)),
                 prefilled=tuple(f for f in finals if isinstance(f, Prefilled)),
                 kv_checks=tuple(checks),
+                span=span,
             )
         )
 
