@@ -8,10 +8,8 @@ Not here: asking for snapshots (`services.router.feed`), judging a worker's even
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, islice, repeat
-from operator import and_
 from typing import assert_never
 
 from services.domain.blocks import (
@@ -25,47 +23,34 @@ from services.domain.blocks import (
 )
 from services.domain.ids import EngineEpoch, WorkerId
 from services.router.findings import Applied, Folded, GapFound, StaleEpoch, UnknownWorker, Waiting
-
-LOOK_UP_BLOCKS = 64
-"""Blocks looked up at once before asking whether anybody is left: long enough that the loop runs in C,
-short enough that a prompt known to nobody costs little."""
+from services.router.radix import HeldPrefixes
 
 
 @dataclass(slots=True, kw_only=True)
 class _Holder:
     """What is known of one worker's cache."""
 
-    bit: int
     epoch: EngineEpoch
     blocks_max: int
     sequence: int = 0
     announced_sequence: int = 0
     """What its last status said; a batch that is still missing at the next status is lost."""
-    blocks: dict[BlockHash, None] = field(default_factory=dict)
-    """In the order in which they were stored."""
     awaiting: bool = False
     waiting: deque[KvEventBatch] = field(default_factory=deque)
 
 
 class PrefixIndex:
-    """Block hash to holders, the holders as bits of one integer.
-
-    A hash stands for its whole prefix, so a worker's overlap is the number of leading hashes whose
-    integers all have its bit: one dictionary look-up and one AND per block, until no bit is left.
-    Blocks evicted from the middle of a prefix end the overlap there, exactly as they do in the engine.
-    """
+    """Follows each worker's numbered events; who holds what is kept in runs of blocks (`radix`)."""
 
     def __init__(self, *, slack_frac: float, batches_waiting_max: int) -> None:
         self._slack_frac = slack_frac
         self._batches_waiting_max = batches_waiting_max
         self._holders: dict[WorkerId, _Holder] = {}
-        self._owners: list[WorkerId | None] = []
-        """By slot: worker whose bit it is."""
-        self._masks: dict[BlockHash, int] = {}
+        self._held = HeldPrefixes()
 
     def __len__(self) -> int:
         """Distinct blocks held by anybody."""
-        return len(self._masks)
+        return len(self._held)
 
     def overlaps(self, hashes: Sequence[BlockHash]) -> dict[WorkerId, int]:
         """Count the leading blocks of a prompt that each worker holds; absent workers hold none.
@@ -73,40 +58,15 @@ class PrefixIndex:
         Args:
             hashes: shape [full blocks of the prompt], a chain as `hash_blocks` gives it.
         """
-        held = self._holders_by_depth(hashes)
-        found: dict[WorkerId, int] = {}
-        depth = 0
-        while depth < len(held):
-            mask = held[depth]
-            end = _end_of_run(held, depth)
-            leaving = mask & ~(held[end] if end < len(held) else 0)
-            for worker_id in self._workers_of(leaving):
-                found[worker_id] = end
-            depth = end
-        return found
-
-    def _holders_by_depth(self, hashes: Sequence[BlockHash]) -> list[int]:
-        """Who holds all blocks up to each depth, down to the last depth held by anybody."""
-        held: list[int] = []
-        alive = -1
-        for start in range(0, len(hashes), LOOK_UP_BLOCKS):
-            found = map(self._masks.get, hashes[start : start + LOOK_UP_BLOCKS], repeat(0))
-            held += islice(accumulate(found, and_, initial=alive), 1, None)
-            alive = held[-1]
-            if not alive:
-                del held[held.index(0) :]
-                break
-        return held
+        return self._held.overlaps(hashes)
 
     def holds_blocks(self, worker_id: WorkerId) -> int:
         """Blocks that the index holds of a worker."""
-        holder = self._holders.get(worker_id)
-        return len(holder.blocks) if holder else 0
+        return self._held.blocks_count(worker_id)
 
     def blocks_of(self, worker_id: WorkerId) -> frozenset[BlockHash]:
         """Blocks that a worker is known to hold; none when it is unknown."""
-        holder = self._holders.get(worker_id)
-        return frozenset() if holder is None else frozenset(holder.blocks)
+        return self._held.blocks_of(worker_id)
 
     def blocks_max(self) -> int:
         """Most blocks the index can hold of the present workers together."""
@@ -129,13 +89,12 @@ class PrefixIndex:
         holder = self._holders.get(worker_id)
         blocks_max = kv_blocks + int(kv_blocks * self._slack_frac)
         if holder is None:
-            bit = self._take_slot(worker_id)
-            holder = _Holder(bit=bit, epoch=epoch, blocks_max=blocks_max)
+            holder = _Holder(epoch=epoch, blocks_max=blocks_max)
             self._holders[worker_id] = holder
             return self._begin(worker_id, holder, kv_sequence)
         holder.blocks_max = blocks_max
         if epoch != holder.epoch:
-            self._renew(holder, epoch)
+            self._renew(worker_id, holder, epoch)
             return self._begin(worker_id, holder, kv_sequence)
         missing = holder.announced_sequence > holder.sequence and not holder.awaiting
         expected = holder.sequence + 1
@@ -143,7 +102,7 @@ class PrefixIndex:
         if missing:
             holder.awaiting = True
             return GapFound(worker_id=worker_id, expected=expected, got=kv_sequence)
-        return Applied(worker_id=worker_id, trimmed_blocks=self._trim(holder))
+        return Applied(worker_id=worker_id, trimmed_blocks=self._trim(worker_id, holder))
 
     def fold(self, batch: KvEventBatch) -> Folded:
         """Take a batch of events."""
@@ -162,7 +121,7 @@ class PrefixIndex:
             holder.awaiting = True
             self._keep(worker_id, holder, batch)
             return GapFound(worker_id=worker_id, expected=expected, got=batch.sequence)
-        return Applied(worker_id=worker_id, trimmed_blocks=self._apply(holder, batch))
+        return Applied(worker_id=worker_id, trimmed_blocks=self._apply(worker_id, holder, batch))
 
     def fold_snapshot(self, snapshot: KvSnapshot) -> Folded:
         """Replace a worker's blocks, then take the batches that waited behind the snapshot."""
@@ -172,11 +131,11 @@ class PrefixIndex:
             return UnknownWorker(worker_id=worker_id)
         if snapshot.epoch != holder.epoch or snapshot.sequence < holder.sequence:
             return StaleEpoch(worker_id=worker_id)
-        self._clear(holder)
+        self._held.clear(worker_id)
         holder.sequence = snapshot.sequence
         for stored in snapshot.stored:
-            self._store(holder, stored.hashes)
-        trimmed = self._trim(holder)
+            self._held.store(worker_id, stored)
+        trimmed = self._trim(worker_id, holder)
         holder.awaiting = False
         waiting, holder.waiting = holder.waiting, deque()
         for batch in waiting:
@@ -186,7 +145,7 @@ class PrefixIndex:
                 holder.awaiting = True
                 holder.waiting.extend(b for b in waiting if b.sequence >= batch.sequence)
                 return GapFound(worker_id=worker_id, expected=holder.sequence + 1, got=batch.sequence)
-            trimmed += self._apply(holder, batch)
+            trimmed += self._apply(worker_id, holder, batch)
         return Applied(worker_id=worker_id, trimmed_blocks=trimmed)
 
     def distrust(self, worker_id: WorkerId) -> GapFound | UnknownWorker:
@@ -194,17 +153,15 @@ class PrefixIndex:
         holder = self._holders.get(worker_id)
         if holder is None:
             return UnknownWorker(worker_id=worker_id)
-        self._clear(holder)
+        self._held.clear(worker_id)
         holder.awaiting = True
         return GapFound(worker_id=worker_id, expected=holder.sequence + 1, got=holder.sequence)
 
     def forget(self, worker_id: WorkerId) -> bool:
         """Drop a worker and all it holds; False when it was not known."""
-        holder = self._holders.pop(worker_id, None)
-        if holder is None:
+        if self._holders.pop(worker_id, None) is None:
             return False
-        self._clear(holder)
-        self._owners[holder.bit.bit_length() - 1] = None
+        self._held.clear(worker_id)
         return True
 
     def _begin(self, worker_id: WorkerId, holder: _Holder, kv_sequence: int) -> Applied | GapFound:
@@ -215,9 +172,9 @@ class PrefixIndex:
         holder.awaiting = True
         return GapFound(worker_id=worker_id, expected=1, got=kv_sequence)
 
-    def _renew(self, holder: _Holder, epoch: EngineEpoch) -> None:
+    def _renew(self, worker_id: WorkerId, holder: _Holder, epoch: EngineEpoch) -> None:
         """An engine started anew: what the old one held is gone."""
-        self._clear(holder)
+        self._held.clear(worker_id)
         holder.epoch = epoch
         holder.sequence = holder.announced_sequence = 0
         holder.awaiting = False
@@ -231,85 +188,27 @@ class PrefixIndex:
             dropped += 1
         return Waiting(worker_id=worker_id, dropped_count=dropped)
 
-    def _apply(self, holder: _Holder, batch: KvEventBatch) -> int:
+    def _apply(self, worker_id: WorkerId, holder: _Holder, batch: KvEventBatch) -> int:
         for event in batch.events:
-            self._change(holder, event)
+            self._change(worker_id, event)
         holder.sequence = batch.sequence
-        return self._trim(holder)
+        return self._trim(worker_id, holder)
 
-    def _change(self, holder: _Holder, event: KvEvent) -> None:
+    def _change(self, worker_id: WorkerId, event: KvEvent) -> None:
         match event:
             case BlocksStored():
-                self._store(holder, event.hashes)
+                self._held.store(worker_id, event)
             case BlocksRemoved():
-                self._remove(holder, event.hashes)
+                self._held.remove(worker_id, event.hashes)
             case BlocksCleared():
-                self._clear(holder)
+                self._held.clear(worker_id)
             case _:
                 assert_never(event)
 
-    def _store(self, holder: _Holder, hashes: Iterable[BlockHash]) -> None:
-        masks, bit = self._masks, holder.bit
-        for block_hash in hashes:
-            holder.blocks[block_hash] = None
-            masks[block_hash] = masks.get(block_hash, 0) | bit
-
-    def _remove(self, holder: _Holder, hashes: Iterable[BlockHash]) -> None:
-        masks, bit, blocks = self._masks, holder.bit, holder.blocks
-        for block_hash in hashes:
-            if block_hash not in blocks:
-                continue
-            del blocks[block_hash]
-            rest = masks[block_hash] & ~bit
-            if rest:
-                masks[block_hash] = rest
-            else:
-                del masks[block_hash]
-
-    def _clear(self, holder: _Holder) -> None:
-        self._remove(holder, tuple(holder.blocks))
-
-    def _trim(self, holder: _Holder) -> int:
-        """Hold the bound: drop the oldest blocks beyond it, and say how many."""
-        excess = len(holder.blocks) - holder.blocks_max
+    def _trim(self, worker_id: WorkerId, holder: _Holder) -> int:
+        """Hold the bound: drop what is oldest beyond it, and say how many blocks."""
+        excess = self._held.blocks_count(worker_id) - holder.blocks_max
         if excess <= 0:
             return 0
-        oldest = [block for block, _ in zip(holder.blocks, range(excess), strict=False)]
-        self._remove(holder, oldest)
+        self._held.drop_oldest(worker_id, excess)
         return excess
-
-    def _take_slot(self, worker_id: WorkerId) -> int:
-        try:
-            slot = self._owners.index(None)
-            self._owners[slot] = worker_id
-        except ValueError:
-            slot = len(self._owners)
-            self._owners.append(worker_id)
-        return 1 << slot
-
-    def _workers_of(self, mask: int) -> Iterable[WorkerId]:
-        while mask:
-            low = mask & -mask
-            owner = self._owners[low.bit_length() - 1]
-            if owner is not None:
-                yield owner
-            mask ^= low
-
-
-def _end_of_run(held: Sequence[int], start: int) -> int:
-    """Depth at which the set of holders first differs from that at `start`.
-
-    Sets only shrink with depth, so equal ends mean equal all between: gallop, then halve.
-    """
-    mask, low, step = held[start], start, 1
-    while low + step < len(held) and held[low + step] == mask:
-        low += step
-        step *= 2
-    high = min(low + step, len(held))
-    while high - low > 1:
-        middle = (low + high) // 2
-        if held[middle] == mask:
-            low = middle
-        else:
-            high = middle
-    return high

@@ -2,6 +2,7 @@
 
 import string
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,10 +18,10 @@ from services.domain.blocks import (
 )
 from services.domain.ids import EngineEpoch, WorkerId
 from services.router.findings import Applied, GapFound
-from services.router.index import LOOK_UP_BLOCKS, PrefixIndex
+from services.router.index import PrefixIndex
 
 WORKERS = tuple(WorkerId(name) for name in string.ascii_lowercase[:5])
-CHAIN = tuple(BlockHash(0x9E3779B97F4A7C15 * (i + 1) & (2**64 - 1)) for i in range(3 * LOOK_UP_BLOCKS))
+CHAIN = tuple(BlockHash(0x9E3779B97F4A7C15 * (i + 1) & (2**64 - 1)) for i in range(192))
 CAPACITY = len(CHAIN)
 E1 = EngineEpoch("e1")
 
@@ -41,6 +42,17 @@ def batch(worker_id: WorkerId, sequence: int, *events: KvEvent, epoch: EngineEpo
 def stored(hashes: Sequence[BlockHash]) -> BlocksStored:
     """Blocks came in."""
     return BlocksStored(parent=BlockHash(0), hashes=tuple(hashes))
+
+
+def runs_of(held: set[BlockHash]) -> tuple[BlocksStored, ...]:
+    """A set as a snapshot tells it: each run of consecutive blocks behind its parent."""
+    told: list[BlocksStored] = []
+    for parent, block_hash in pairwise((BlockHash(0), *CHAIN)):
+        if block_hash in held and told and (told[-1].hashes or (told[-1].parent,))[-1] == parent:
+            told[-1] = BlocksStored(parent=told[-1].parent, hashes=(*told[-1].hashes, block_hash))
+        elif block_hash in held:
+            told.append(BlocksStored(parent=parent, hashes=(block_hash,)))
+    return tuple(told)
 
 
 def leading(hashes: Sequence[BlockHash], held: set[BlockHash]) -> int:
@@ -106,7 +118,7 @@ def test_any_loss_is_mended_by_a_snapshot(history: list[KvEvent], data: st.DataO
     while index.awaiting():
         held = truth[-1]
         index.fold_snapshot(
-            KvSnapshot(worker_id=worker_id, epoch=E1, sequence=len(history), stored=(stored(sorted(held)),))
+            KvSnapshot(worker_id=worker_id, epoch=E1, sequence=len(history), stored=runs_of(held))
         )
     assert index.overlaps(CHAIN).get(worker_id, 0) == leading(CHAIN, truth[-1])
     assert index.holds_blocks(worker_id) == len(truth[-1])
