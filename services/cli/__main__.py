@@ -7,7 +7,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from services.cli import chat, demo, explain, generate, process, settings, simulate, status, up
+from services.cli import chat, demo, explain, generate, process, replay, settings, simulate, status, up
 from services.domain.errors import ConfigurationInvalid, ServingError
 
 _EXAMPLES = """\
@@ -29,7 +29,7 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for module in (up, demo, chat, generate, status, explain, simulate, settings, process):
+    for module in (up, demo, chat, generate, status, explain, simulate, replay, settings, process):
         module.add_to(commands)
     return parser
 

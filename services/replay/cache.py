@@ -100,8 +100,7 @@ class BlockCache:
             stop: how many will be.
         """
         references = self._references
-        for place in range(start, stop):
-            name = names[place]
+        for name in names[start:stop]:
             count = references.get(name)
             if count is None:
                 references[name] = 1
@@ -123,8 +122,7 @@ class BlockCache:
         """
         references, idle = self._references, self._idle
         self.private -= private
-        for place in range(shared - 1, -1, -1):
-            name = names[place]
+        for name in reversed(names[:shared]):
             count = references[name] - 1
             references[name] = count
             if count == 0:

@@ -150,12 +150,12 @@ def _percentile(ordered: Times, percent: float) -> float:
 
 
 def _queue(cluster: Cluster, duration_s: float) -> tuple[QueuePoint, ...]:
-    if not cluster.queue_counts or not duration_s:
+    if not cluster.journeys.queue_counts or not duration_s:
         return ()
     part_s = duration_s / QUEUE_POINTS
     most = [0] * QUEUE_POINTS
     before, waiting = 0, 0
-    for at_s, count in zip(cluster.queue_times_s, cluster.queue_counts, strict=True):
+    for at_s, count in zip(cluster.journeys.queue_times_s, cluster.journeys.queue_counts, strict=True):
         part = min(int(at_s / part_s), QUEUE_POINTS - 1)
         for passed in range(before, part + 1):  # nothing happened in these: what waited still waits
             most[passed] = max(most[passed], waiting)

@@ -6,6 +6,7 @@ one without limits of its own here gets those of the default. Not here: the mode
 
 from dataclasses import dataclass
 
+from services.domain.errors import ConfigurationInvalid
 from services.domain.performance import PRESETS, PerformanceModel, preset
 
 DEFAULT_TIMING = "h200-llama-3.1-8b-fp8"
@@ -40,3 +41,16 @@ def timings() -> dict[str, EngineTiming]:
         performance=preset("dynamo-mocker"), block_size_tokens=64, kv_blocks=16_384
     )
     return engines
+
+
+def timing_named(name: str) -> EngineTiming:
+    """Look up an engine.
+
+    Raises:
+        ConfigurationInvalid: if there is none of that name.
+    """
+    engines = timings()
+    if name not in engines:
+        known = ", ".join(sorted(engines))
+        raise ConfigurationInvalid(key="timing", message=f"timing: none is named {name!r}; known are {known}")
+    return engines[name]

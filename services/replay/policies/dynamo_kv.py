@@ -9,10 +9,12 @@ blocks are counted each time. Found by experiments with its offline simulator. D
 chance, this by a hash.
 """
 
+from dataclasses import replace
+
 from services.domain.errors import InternalFault
 from services.replay.policies.at_once import AtOnce, Pool, tie_break
 from services.replay.policies.options import PolicyOptions, on_pools
-from services.replay.policy import Fleet
+from services.replay.policy import Fleet, Mechanisms
 from services.replay.sequence import Job
 
 
@@ -108,6 +110,11 @@ class DynamoKv:
             chosen[0].blocks -= len(job.block_names)
 
 
+PEERS_HANDOFFS = Mechanisms(shares_links=False, moves_whole_prompts=True)
+"""Each transfer as if alone, of the whole prompt; the first token is written by the decode worker."""
+
+
 def dynamo_kv(fleet: Fleet, options: PolicyOptions) -> AtOnce:
-    """Make the policy."""
+    """Make the policy; unless told otherwise, handoffs too work as the peer's."""
+    options = replace(options, mechanisms=options.mechanisms or PEERS_HANDOFFS)
     return on_pools(fleet, options, lambda pool: DynamoKv(fleet, pool))

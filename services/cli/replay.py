@@ -1,0 +1,229 @@
+"""`baton replay`: a recorded or made trace through a simulated cluster, under one or several policies."""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from services.cli.output import add_json, table, write_json
+from services.domain.errors import ConfigurationInvalid
+from services.replay.cluster import Cluster
+from services.replay.measures import Spread
+from services.replay.policies import POLICIES
+from services.replay.policy import FirstToken, Mechanisms
+from services.replay.presets import DEFAULT_TIMING, timings
+from services.replay.run import ReplaySettings, Report, replay
+from services.replay.trace import Trace
+from services.replay.trace_files import read_trace
+from services.replay.workloads import REQUESTS_COUNT, WORKLOADS, make_workload
+
+_EXAMPLES = """\
+examples:
+  baton replay trace.jsonl                                      8 workers, round robin
+  baton replay trace.jsonl --policy round-robin --policy dynamo-kv --speedup 3
+  baton replay trace.jsonl --policy dynamo-kv --prefill-workers 4 --timing dynamo-mocker
+  baton replay lengths.csv --workers 32 --json answer.json
+  baton replay --workload bursts --first 500
+"""
+
+PROGRESS_S = 0.5
+"""Real time between two lines of progress on a terminal."""
+PROGRESS_FILE_S = 5.0
+"""The same when progress goes to a file."""
+
+
+def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the subcommand."""
+    command = commands.add_parser(
+        "replay",
+        help="replay a trace through a simulated cluster and compare policies",
+        description=(
+            "Send the requests of a trace (Mooncake's JSON lines, or CSV with arrival, input and output "
+            "lengths) through simulated workers on a virtual clock, and measure what a policy makes of them."
+        ),
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("trace", nargs="?", type=Path, metavar="TRACE", help="the file")
+    command.add_argument("--workload", metavar="NAME", help=f"made instead: {', '.join(sorted(WORKLOADS))}")
+    command.add_argument("--seed", type=int, default=0, help="of a made workload (default: 0)")
+    command.add_argument("--workers", type=int, default=8, metavar="N", help="workers (default: 8)")
+    command.add_argument(
+        "--speedup", type=float, default=1.0, metavar="X", help="arrivals come X times as fast (default: 1)"
+    )
+    command.add_argument(
+        "--timing",
+        default=DEFAULT_TIMING,
+        metavar="PRESET",
+        help=f"engine: {', '.join(sorted(timings()))} (default: {DEFAULT_TIMING})",
+    )
+    command.add_argument(
+        "--policy",
+        action="append",
+        metavar="NAME",
+        help=f"{', '.join(sorted(POLICIES))} (default: round-robin); several give one table",
+    )
+    command.add_argument(
+        "--prefill-workers", type=int, metavar="P", help="fixed split: P workers prefill, the others decode"
+    )
+    _add_mechanisms(command)
+    command.add_argument("--ttft-slo-s", type=float, default=2.0, metavar="S", help="target (default: 2)")
+    command.add_argument(
+        "--itl-slo-s", type=float, default=0.025, metavar="S", help="target (default: 0.025)"
+    )
+    command.add_argument("--first", type=int, metavar="N", help="only the first N requests")
+    command.add_argument(
+        "--spread-s", type=float, default=0.0, metavar="S", help="spread arrivals evenly over ticks of S"
+    )
+    command.add_argument(
+        "--status-delay-s", type=float, default=0.0, metavar="S", help="the policy sees counters so old"
+    )
+    command.add_argument(
+        "--event-delay-s", type=float, default=0.0, metavar="S", help="the policy learns of caches so late"
+    )
+    add_json(command)
+    command.add_argument("--quiet", action="store_true", help="no progress")
+    command.set_defaults(run=run_command)
+
+
+def _add_mechanisms(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("handoffs (default: as the policy says)")
+    group.add_argument("--stream-kv", action="store_true", help="KV moves while prefill goes on")
+    group.add_argument(
+        "--first-token",
+        type=FirstToken,
+        choices=list(FirstToken),
+        help="who writes the first token: the decode worker, or the prefill worker at once or just in time",
+    )
+
+
+def run_command(options: argparse.Namespace) -> int:
+    """Run the subcommand."""
+    trace = _trace(options)
+    settings = [_settings(options, policy) for policy in options.policy or ["round-robin"]]
+    reports = []
+    for wanted in settings:
+        progress = None if options.quiet else _Progress(wanted.policy, len(trace.requests), wanted.first)
+        try:
+            report, _cluster = replay(trace, wanted, progress)
+        finally:
+            if progress is not None:
+                progress.end()
+        reports.append(report)
+    if not write_json(options.json, reports[0] if len(reports) == 1 else reports):
+        _print(reports)
+    return 0
+
+
+def _trace(options: argparse.Namespace) -> Trace:
+    if (options.trace is None) == (options.workload is None):
+        raise ConfigurationInvalid(key="trace", message="name one trace: a file, or --workload NAME")
+    if options.trace is not None:
+        return read_trace(options.trace)
+    return make_workload(options.workload, seed=options.seed, count=options.first or REQUESTS_COUNT)
+
+
+def _settings(options: argparse.Namespace, policy: str) -> ReplaySettings:
+    mechanisms = None
+    if options.stream_kv or options.first_token is not None:
+        mechanisms = Mechanisms(
+            streams_kv=options.stream_kv, first_token=options.first_token or FirstToken.DECODE
+        )
+    return ReplaySettings(
+        policy=policy,
+        workers=options.workers,
+        speedup=options.speedup,
+        timing=options.timing,
+        prefill_workers=options.prefill_workers,
+        mechanisms=mechanisms,
+        ttft_slo_s=options.ttft_slo_s,
+        itl_slo_s=options.itl_slo_s,
+        spread_s=options.spread_s,
+        first=options.first,
+        status_delay_s=options.status_delay_s,
+        event_delay_s=options.event_delay_s,
+    )
+
+
+class _Progress:
+    """Says how far a replay is, on standard error."""
+
+    def __init__(self, policy: str, total: int, first: int | None) -> None:
+        self._policy = policy
+        self._total = min(total, first or total)
+        self._is_terminal = sys.stderr.isatty()
+        self._began_s = self._said_s = time.monotonic()
+        self._said = False
+
+    def __call__(self, cluster: Cluster) -> None:
+        now_s = time.monotonic()
+        if now_s - self._said_s < (PROGRESS_S if self._is_terminal else PROGRESS_FILE_S):
+            return
+        self._said_s, self._said = now_s, True
+        rate = cluster.arrived_count / (now_s - self._began_s)
+        line = (
+            f"{self._policy}: {cluster.arrived_count / self._total:.0%} of {self._total:,} requests, "
+            f"{cluster.now_s:,.0f} s simulated, {rate:,.0f} requests/s"
+        )
+        print(
+            f"\r{line}\033[K" if self._is_terminal else line,
+            end=self._line_end(),
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def end(self) -> None:
+        """Leave the line."""
+        if self._said and self._is_terminal:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+    def _line_end(self) -> str:
+        return "" if self._is_terminal else "\n"
+
+
+_COLUMNS = (
+    "policy", "TTFT mean", "p95", "p99 ms", "ITL mean", "p95 ", "p99 ms ", "TPOT mean ms", "goodput",
+    "by p99 ITL", "of", "hit", "busy",
+)  # fmt: skip
+
+
+def _print(reports: Sequence[Report]) -> None:
+    head = reports[0]
+    settings = head.settings
+    print(
+        f"{head.trace}: {head.requests:,} requests at {settings.speedup:g}x, {settings.workers} workers, "
+        f"{settings.timing}; targets TTFT {settings.ttft_slo_s:g} s, ITL {settings.itl_slo_s * 1e3:g} ms"
+    )
+    for line in table(_COLUMNS, [_row(report) for report in reports]):
+        print(line)
+    for report in reports:
+        if report.refused_count:
+            print(f"{_name(report)}: {report.refused_count:,} requests are too long for any worker")
+    simulated_s = sum(report.duration_s for report in reports)
+    took_s = sum(report.took_s for report in reports)
+    print(f"{simulated_s:,.0f} s simulated in {took_s:.1f} s")
+
+
+def _name(report: Report) -> str:
+    settings = report.settings
+    if settings.prefill_workers is None:
+        return settings.policy
+    return f"{settings.policy} {settings.prefill_workers}P{settings.workers - settings.prefill_workers}D"
+
+
+def _row(report: Report) -> tuple[str, ...]:
+    def of(spread: Spread) -> tuple[str, str, str]:
+        return f"{spread.mean:,.1f}", f"{spread.p95:,.1f}", f"{spread.p99:,.1f}"
+
+    return (
+        _name(report),
+        *of(report.ttft_ms),
+        *of(report.itl_ms),
+        f"{report.tpot_ms.mean:,.1f}",
+        f"{report.goodput_count:,}",
+        f"{report.goodput_p99_count:,}",
+        f"{report.requests:,}",
+        f"{report.hit_frac:.3f}",
+        f"{report.utilisation_frac:.2f}",
+    )
