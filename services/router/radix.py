@@ -15,19 +15,7 @@ from dataclasses import dataclass, field
 
 from services.domain.blocks import BlockHash, BlocksStored
 from services.domain.ids import WorkerId
-
-
-@dataclass(slots=True, eq=False)
-class _Run:
-    """Consecutive blocks, and who holds how many of them from the first on."""
-
-    number: int
-    blocks: "array[int]"
-    """Shape [blocks], hashes; at least one while the run exists."""
-    held_blocks: dict[WorkerId, int] = field(default_factory=dict)
-    """Each in [1, len(blocks)]; the greatest is len(blocks)."""
-    full: int = 0
-    """Bits of the workers that hold all of it."""
+from services.router.runs import Run, leading, lengthen, matching, position
 
 
 @dataclass(slots=True)
@@ -49,7 +37,7 @@ class HeldPrefixes:
 
     def __init__(self) -> None:
         self._run_of: dict[BlockHash, int] = {}
-        self._runs: dict[int, _Run] = {}
+        self._runs: dict[int, Run] = {}
         self._shares: dict[WorkerId, _Share] = {}
         self._runs_made = 0
         self._bits_free: list[int] = []
@@ -86,14 +74,15 @@ class HeldPrefixes:
             if number is None:
                 break
             run = self._runs[number]
-            offset = 0 if run.blocks[0] == hashes[depth] else run.blocks.index(hashes[depth])
-            length = _matching(run.blocks, offset, hashes, depth)
-            if depth == offset == 0:
-                found, alive = _leading(run, length), run.full
-            elif not offset and not run.full & ~alive and run.full.bit_count() == len(run.held_blocks):
+            if run.blocks[0] != hashes[depth]:
+                break  # a block has one parent; whoever told of another one was wrong
+            length = matching(run.blocks, 0, hashes, depth)
+            if not depth:
+                found, alive = leading(run, length), run.full
+            elif not run.full & ~alive and run.held_by_all():
                 found.update(dict.fromkeys(run.held_blocks, depth + length))
                 alive = run.full
-            elif _lengthen(found, run, offset, depth, length):
+            elif lengthen(found, run, depth, length):
                 alive &= run.full
             else:
                 break
@@ -115,9 +104,11 @@ class HeldPrefixes:
                 length = end - at
             else:
                 run = self._runs[number]
-                offset = _position(run, hashes[at], worker_id)
-                length = _matching(run.blocks, offset, hashes, at)
+                offset = position(run, hashes[at], worker_id)
+                length = matching(run.blocks, offset, hashes, at)
                 self._join(worker_id, share, run, offset, length)
+                if not offset:
+                    self._merge(before, run)
             at += length
             before = hashes[at - 1]
 
@@ -134,7 +125,11 @@ class HeldPrefixes:
             if number is not None and held:
                 run = runs[number]
                 if run.blocks[held - 1] == block_hash:  # the usual order: from the end to the front
-                    self._shorten(worker_id, share, run, held, held - 1)
+                    while length < held and hashes[at + length : at + length + 1] == (
+                        run.blocks[held - length - 1],
+                    ):
+                        length += 1
+                    self._shorten(worker_id, share, run, held, held - length)
                 elif (offset := run.blocks.index(block_hash)) < held:
                     while offset + length < held and hashes[at + length : at + length + 1] == (
                         run.blocks[offset + length],
@@ -181,7 +176,8 @@ class HeldPrefixes:
         number = self._run_of.get(before)
         run = self._runs[number] if number is not None else None
         if run is not None and run.blocks[-1] != before:
-            self._split(run, _position(run, before, worker_id) + 1)
+            if not run.full & share.bit:  # or this worker would be one that holds only a part
+                self._split(run, position(run, before, worker_id) + 1)
             run = None
         if run is None or len(run.held_blocks) > 1 or run.held_blocks.get(worker_id) != len(run.blocks):
             run = self._new_run()
@@ -195,7 +191,7 @@ class HeldPrefixes:
         share.runs[run.number] = None
         share.blocks_count += added
 
-    def _join(self, worker_id: WorkerId, share: _Share, run: _Run, offset: int, length: int) -> None:
+    def _join(self, worker_id: WorkerId, share: _Share, run: Run, offset: int, length: int) -> None:
         """Note that a worker holds `length` blocks of a run from `offset` on."""
         held = run.held_blocks.get(worker_id, 0)
         if offset > held:
@@ -208,7 +204,23 @@ class HeldPrefixes:
             share.runs[run.number] = None
             share.blocks_count += offset + length - held
 
-    def _shorten(self, worker_id: WorkerId, share: _Share, run: _Run, held: int, kept: int) -> None:
+    def _merge(self, before: BlockHash, run: Run) -> None:
+        """Make one run of two that the same workers hold, if the first ends with the block `before`."""
+        number = self._run_of.get(before)
+        head = self._runs[number] if number is not None else run
+        if head is run or head.full != run.full or head.blocks[-1] != before:
+            return
+        if not (head.held_by_all() and run.held_by_all()):
+            return
+        kept, gone = (head, run) if len(head.blocks) >= len(run.blocks) else (run, head)
+        kept.blocks = head.blocks + run.blocks
+        self._run_of.update(dict.fromkeys(map(BlockHash, gone.blocks), kept.number))
+        for worker_id in kept.held_blocks:
+            kept.held_blocks[worker_id] = len(kept.blocks)
+            del self._shares[worker_id].runs[gone.number]
+        del self._runs[gone.number]
+
+    def _shorten(self, worker_id: WorkerId, share: _Share, run: Run, held: int, kept: int) -> None:
         """Note that a worker holds fewer leading blocks of a run than it did."""
         share.blocks_count -= held - kept
         run.full &= ~share.bit
@@ -220,7 +232,7 @@ class HeldPrefixes:
         if held == len(run.blocks):
             self._cut(run)
 
-    def _cut(self, run: _Run) -> None:
+    def _cut(self, run: Run) -> None:
         """Drop the end of a run that nobody holds any more."""
         kept = max(run.held_blocks.values(), default=0)
         if kept == len(run.blocks):
@@ -232,17 +244,17 @@ class HeldPrefixes:
         if not kept:
             del self._runs[run.number]
 
-    def _full(self, run: _Run) -> int:
+    def _full(self, run: Run) -> int:
         """Work out who holds all of a run."""
         whole = len(run.blocks)
         return sum(self._shares[w].bit for w, held in run.held_blocks.items() if held == whole)
 
-    def _new_run(self) -> _Run:
+    def _new_run(self) -> Run:
         self._runs_made += 1
-        run = self._runs[self._runs_made] = _Run(self._runs_made, array("Q"))
+        run = self._runs[self._runs_made] = Run(self._runs_made, array("Q"))
         return run
 
-    def _split(self, run: _Run, at: int) -> tuple[_Run, _Run]:
+    def _split(self, run: Run, at: int) -> tuple[Run, Run]:
         """Part a run in front of the block at `at`, which is neither its first nor beyond its last.
 
         The longer part keeps the run's number, so a block changes its run at most once per halving.
@@ -266,51 +278,3 @@ class HeldPrefixes:
                 runs[other.number] = None
         head.full, tail.full = self._full(head), run.full
         return head, tail
-
-
-def _leading(run: _Run, length: int) -> dict[WorkerId, int]:
-    """Say how many of the first `length` blocks of a run each holder has."""
-    if length == len(run.blocks):
-        return run.held_blocks.copy()
-    if run.full.bit_count() == len(run.held_blocks):
-        return dict.fromkeys(run.held_blocks, length)
-    return {w: min(length, held) for w, held in run.held_blocks.items()}
-
-
-def _lengthen(found: dict[WorkerId, int], run: _Run, offset: int, depth: int, length: int) -> bool:
-    """Lengthen the overlaps that reach `depth` by what their workers hold of the next run.
-
-    Returns:
-        Whether there were any.
-    """
-    lengthened = False
-    for worker_id, held in run.held_blocks.items():
-        if held > offset and found.get(worker_id, 0) == depth:
-            found[worker_id] = depth + min(held - offset, length)
-            lengthened = True
-    return lengthened
-
-
-def _position(run: _Run, block_hash: BlockHash, worker_id: WorkerId) -> int:
-    """Find a block in its run, first where the worker's part ends: that is where workers store."""
-    held = run.held_blocks.get(worker_id, 0)
-    if held and run.blocks[held - 1] == block_hash:
-        return held - 1
-    if held < len(run.blocks) and run.blocks[held] == block_hash:
-        return held
-    return run.blocks.index(block_hash)
-
-
-def _matching(blocks: "array[int]", offset: int, hashes: Sequence[BlockHash], start: int) -> int:
-    """Count how far a run and a chain agree, given that they agree at `offset` and `start`."""
-    most = min(len(blocks) - offset, len(hashes) - start)
-    if blocks[offset + most - 1] == hashes[start + most - 1]:
-        return most
-    agree, differ = 1, most
-    while differ - agree > 1:
-        middle = (agree + differ) // 2
-        if blocks[offset + middle - 1] == hashes[start + middle - 1]:
-            agree = middle
-        else:
-            differ = middle
-    return agree

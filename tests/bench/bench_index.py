@@ -76,7 +76,7 @@ def hashes_of(chain: Chain) -> tuple[BlockHash, ...]:
     return tuple(map(BlockHash, fresh(chain)))
 
 
-def look_ups(fleet: Fleet, load: FleetLoad, probes: list[Probe]) -> Iterator[tuple[str, tuple[float, float]]]:
+def look_ups(fleet: Fleet, probes: list[Probe]) -> Iterator[tuple[str, tuple[float, float]]]:
     """Measure each probe; its blocks are gone afterwards."""
     for probe in probes:
         for worker in probe.holders:
@@ -84,15 +84,13 @@ def look_ups(fleet: Fleet, load: FleetLoad, probes: list[Probe]) -> Iterator[tup
         asked = [hashes_of(chain) for chain in probe.chains]
         assert len(fleet.index.overlaps(asked[0])) == len(probe.holders)
         yield probe.name(), measure_us(partial(look_up, fleet.index, asked))
-        if probe.length_blocks == PROMPT_BLOCKS:
-            half, other = PROMPT_BLOCKS // 2 + 1, hashes_of(load.chain(PROMPT_BLOCKS // 2))
-            parted = [hashes[:half] + other for hashes in asked]
-            yield f"{probe.name()}, up to its middle", measure_us(partial(look_up, fleet.index, parted))
+        if parted := list(map(hashes_of, probe.parted())):
+            yield f"{probe.name()}, up to the middle", measure_us(partial(look_up, fleet.index, parted))
             for worker in probe.holders:
-                fleet.tell(worker, *(stored(other, chain[half - 1]) for chain in probe.chains[:1]))
+                fleet.tell(worker, stored(parted[0]))
             yield f"{probe.name()}, in two runs", measure_us(partial(look_up, fleet.index, parted[:1]))
             for worker in probe.holders:
-                fleet.tell(worker, removed(other[::-1]))
+                fleet.tell(worker, removed(probe.other[::-1]))
         for worker in probe.holders:
             fleet.tell(worker, *(removed(chain[::-1]) for chain in probe.chains))
 
@@ -178,15 +176,15 @@ def beside_the_peer(python: str, workers: int, blocks: int) -> None:
     before = resident_bytes()
     held = fleet.fill(load)
     taken = (resident_bytes() - before) / held
-    ours = dict(look_ups(fleet, load, load.probes()))
+    ours = dict(look_ups(fleet, load.probes()))
     command = [python, "-m", "tests.bench.peer_index", str(workers), str(blocks), str(SEED)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     theirs = json.loads(done.stdout)
     print(f"\nbeside the peer: {workers} workers, {len(fleet.index)} distinct blocks")
-    print(f"{'look-up, us':34}{'Baton p50':>11}{'p99':>9}{'peer p50':>11}{'p99':>9}{'peer/Baton p50':>17}")
+    print(f"{'look-up, us':46}{'Baton p50':>11}{'p99':>9}{'peer p50':>11}{'p99':>9}{'peer/Baton p50':>17}")
     for name, (p50, p99) in ours.items():
         peer50, peer99 = theirs["rows"][name]
-        print(f"{name:34}{p50:11.1f}{p99:9.1f}{peer50:11.1f}{peer99:9.1f}{peer50 / p50:17.1f}")
+        print(f"{name:46}{p50:11.1f}{p99:9.1f}{peer50:11.1f}{peer99:9.1f}{peer50 / p50:17.1f}")
     print(f"bytes per block and holder: {taken:.0f} Baton, {theirs['bytes_per_held_block']:.0f} peer")
 
 
@@ -212,7 +210,7 @@ def at_scale(workers: int, blocks: int) -> None:
     unknown = [hashes_of(load.chain(PROMPT_BLOCKS)) for _ in range(200)]
     p50, p99 = measure_us(partial(look_up, fleet.index, unknown))
     print(f"{'  500 blocks, held by nobody':46}{p50:10.1f}{p99:10.1f}")
-    for name, (p50, p99) in look_ups(fleet, load, load.probes()):
+    for name, (p50, p99) in look_ups(fleet, load.probes()):
         print(f"{name:46}{p50:10.1f}{p99:10.1f}")
     print(f"{'change, us':46}{'p50':>10}{'p99':>10}{'p50 per block':>16}")
     for name, blocks_count, (p50, p99) in (*changes(fleet, load), *lives(fleet, load)):

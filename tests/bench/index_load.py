@@ -33,6 +33,13 @@ class Probe:
     holders: tuple[int, ...]
     """Workers, by number."""
     chains: tuple[Chain, ...]
+    other: Chain
+    """Another way on from the middle; held only once that is measured."""
+
+    def parted(self) -> list[Chain]:
+        """Give prompts that leave the chains in their middle; none but for prompts of the fleet's length."""
+        half = PROMPT_BLOCKS // 2 + 1
+        return [chain[:half] + self.other for chain in self.chains if len(chain) == PROMPT_BLOCKS]
 
     def name(self) -> str:
         """Name the row."""
@@ -73,6 +80,7 @@ class FleetLoad:
                 length_blocks=length,
                 holders=tuple(self._rng.sample(range(self.workers), holders)),
                 chains=tuple(self.chain(length) for _ in range(CHAINS)),
+                other=self.chain(PROMPT_BLOCKS // 2),
             )
             for length in LENGTHS_BLOCKS
             for holders in HOLDERS

@@ -16,7 +16,11 @@ from tests.bench.index_load import ROOT, Chain, FleetLoad, fresh, measure_us, re
 def stored(chain: Chain) -> bytes:
     """An event as the peer's engines send it."""
     blocks = [{"block_hash": h, "tokens_hash": h} for h in chain]
-    data = {"stored": {"parent_hash": None, "blocks": blocks}}
+    return told({"stored": {"parent_hash": None, "blocks": blocks}})
+
+
+def told(data: dict[str, object]) -> bytes:
+    """Wrap an event's data."""
     return json.dumps({"event_id": ROOT, "dp_rank": 0, "data": data}).encode()
 
 
@@ -47,15 +51,17 @@ def main() -> None:
         asked = [list(fresh(chain)) for chain in probe.chains]
         assert len(tree.find_matches(asked[0]).scores) == len(probe.holders)
         rows[probe.name()] = measure_us(partial(look_up, tree, asked))
+        gone = [h for chain in probe.chains for h in chain[::-1]]
+        if parted := list(map(list, map(fresh, probe.parted()))):
+            rows[f"{probe.name()}, up to the middle"] = measure_us(partial(look_up, tree, parted))
+            event = stored(tuple(parted[0]))
+            for worker in probe.holders:
+                tree.apply_event(worker, event)
+            rows[f"{probe.name()}, in two runs"] = measure_us(partial(look_up, tree, parted[:1]))
+            gone = [*probe.other[::-1], *gone]
+        event = told({"removed": {"block_hashes": gone}})
         for worker in probe.holders:
-            removed = json.dumps(
-                {
-                    "event_id": ROOT,
-                    "dp_rank": 0,
-                    "data": {"removed": {"block_hashes": [h for chain in probe.chains for h in chain[::-1]]}},
-                }
-            ).encode()
-            tree.apply_event(worker, removed)
+            tree.apply_event(worker, event)
     json.dump({"rows": rows, "bytes_per_held_block": taken_bytes / held}, sys.stdout)
 
 

@@ -136,6 +136,32 @@ def test_a_conversation_stays_few_runs() -> None:
     assert index.overlaps(chain) == {WORKERS[0]: 2000, WORKERS[1]: 2000}
 
 
+def test_turns_between_two_workers_stay_few_runs() -> None:
+    """A worker prefills each turn, another pulls it and writes the answer: still one run in the end."""
+    index, chain = HeldPrefixes(), [block(n) for n in range(1200)]
+    prefill, decode = WORKERS[:2]
+    told = 0
+    for turn in range(0, len(chain), 12):
+        for worker_id, start, end in ((prefill, told, turn + 8), (decode, turn, turn + 8)):
+            parent = chain[start - 1] if start else ROOT
+            index.store(worker_id, BlocksStored(parent=parent, hashes=tuple(chain[start:end])))
+        told = turn + 8
+        for at in range(told, told + 4):
+            index.store(decode, BlocksStored(parent=chain[at - 1], hashes=(chain[at],)))
+    assert index.runs_count() <= 2
+    assert index.overlaps(chain) == {prefill: 1196, decode: 1200}
+
+
+def test_one_worker_that_branches_everywhere_leaves_its_trunk_whole() -> None:
+    """Prompts that leave a long one at every block cost that one nothing."""
+    index, chain = HeldPrefixes(), [block(n) for n in range(300)]
+    for end in range(len(chain), 0, -1):
+        prompt = (*chain[:end], block(1000 + end))
+        index.store(WORKERS[0], BlocksStored(parent=ROOT, hashes=prompt))
+    assert index.runs_count() == len(chain)
+    assert index.overlaps((*chain[:150], block(1150), block(2000))) == {WORKERS[0]: 151}
+
+
 class CountedChain(Sequence[BlockHash]):
     """A prompt that counts which of its blocks were looked at."""
 
