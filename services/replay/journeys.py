@@ -108,7 +108,8 @@ class Journeys:
                 self._prefilled(sequence)
         for sequence in delivery.chunked:
             handoff = self._handoffs.get(sequence.job.index)
-            if handoff is not None and not handoff.prefilled:
+            if handoff is not None and sequence is handoff.prefill:
+                handoff.ready_tokens = sequence.computed_tokens
                 self._send(handoff)
         for sequence in delivery.prefilled:
             self._leave_prefill(worker, sequence)
@@ -143,7 +144,7 @@ class Journeys:
                     self._end(worker.index, sequence)
                 return
             handoff = self._hand_over(sequence, worker.index, target)
-        handoff.prefilled = True
+        handoff.prefilled, handoff.ready_tokens = True, job.prompt_tokens
         self._send(handoff)
         if first is not FirstToken.DECODE:
             record.first_s = self._agenda.now_s
@@ -209,6 +210,9 @@ class Journeys:
         record = self.records[sequence.job.index]
         record.decode_worker = index
         record.spans = sequence.spans
+        if record.first_s is not None and record.spans:
+            second_s = self._workers[index].step_ends_s[record.spans[0][0]]
+            record.first_s = min(record.first_s, second_s)  # a token that waited for it waits no longer
         record.ended_s = self._agenda.now_s
         self._handoffs.pop(sequence.job.index, None)
         self.ended_count += 1

@@ -23,6 +23,7 @@ class Handoff:
         decode: writes.
         reserved: the target has room for it.
         prefilled: the whole prompt is computed.
+        ready_tokens: leading tokens whose step has ended.
         sent_blocks: leading blocks that the target has, or that are on their way.
         moved_bytes: sent so far.
         link_end_s: when the last byte sent so far arrives.
@@ -34,6 +35,7 @@ class Handoff:
     decode: Sequence
     reserved: bool = False
     prefilled: bool = False
+    ready_tokens: int = 0
     sent_blocks: int = 0
     moved_bytes: int = 0
     link_end_s: float = 0.0
@@ -78,13 +80,14 @@ class Links:
         if not handoff.reserved:
             return None
         size = self._timing.block_size_tokens
-        tokens = handoff.prefill.computed_tokens
+        tokens = handoff.ready_tokens
         ready = -(-tokens // size) if handoff.prefilled else tokens // size
-        if ready > handoff.sent_blocks:
-            moved = (ready - handoff.sent_blocks) * self._timing.block_bytes
+        if ready > handoff.sent_blocks or (handoff.prefilled and not handoff.moved_bytes):
+            # With nothing to move it still takes its turn, as a pull of the simulated engine does.
+            moved = max(0, ready - handoff.sent_blocks) * self._timing.block_bytes
             handoff.moved_bytes += moved
             handoff.link_end_s = self.move(handoff.target, moved, max(now_s, handoff.link_end_s))
-            handoff.sent_blocks = ready
+            handoff.sent_blocks = max(ready, handoff.sent_blocks)
         if not handoff.prefilled:
             return None
         return max(now_s, handoff.link_end_s) + self._timing.performance.handoff_s

@@ -108,7 +108,6 @@ class Worker:
         last = bisect_left(ends, now_s, lo=self._begun - 1)
         if last >= len(ends) - 1:
             return None
-        self._settle_to(last + 1)
         del ends[last + 1 :]
         self.cuts += 1
         return ends[last]

@@ -3,7 +3,7 @@
 Comes in: a seed, or a trace. Goes out: a trace. Invariant: the same arguments give the same trace on any
 machine. Not here: files (`trace_files`).
 
-Each workload loads eight workers of the default engine to about a quarter at speed-up 1.
+At four times their speed most are near what eight workers of the peer's mock engine can carry.
 """
 
 import math
