@@ -1,7 +1,7 @@
 """Our replay beside the simulator of NVIDIA Dynamo 1.6.1: same trace, same engine, same two policies.
 
 Run it with `python -m tests.bench.bench_peer_replay TRACE --peer-python PATH`, where PATH is the interpreter
-of an environment with `ai-dynamo-runtime==1.6.1` (how to make one: `docs/replay.md`). It prints each measure
+of an environment into which `ai-dynamo-runtime==1.6.1` was installed, nothing else. It prints each measure
 of both sides and how far ours is from theirs, and ends with 1 if a judged one is farther than the limit.
 The peer breaks ties between workers by an unseeded draw, so its KV routing is run several times: the mean
 is compared, and its own spread, (max - min) / mean, is printed beside it.
