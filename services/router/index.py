@@ -131,10 +131,8 @@ class PrefixIndex:
             return UnknownWorker(worker_id=worker_id)
         if snapshot.epoch != holder.epoch or snapshot.sequence < holder.sequence:
             return StaleEpoch(worker_id=worker_id)
-        self._held.clear(worker_id)
+        self._held.replace(worker_id, snapshot.stored)
         holder.sequence = snapshot.sequence
-        for stored in snapshot.stored:
-            self._held.store(worker_id, stored)
         trimmed = self._trim(worker_id, holder)
         holder.awaiting = False
         waiting, holder.waiting = holder.waiting, deque()

@@ -80,7 +80,8 @@ class HeldPrefixes:
             if not depth:
                 found, alive = leading(run, length), run.full
             elif not run.full & ~alive and run.held_by_all():
-                found.update(dict.fromkeys(run.held_blocks, depth + length))
+                longer = dict.fromkeys(run.held_blocks, depth + length)
+                found = longer if len(longer) == len(found) else found | longer
                 alive = run.full
             elif lengthen(found, run, depth, length):
                 alive &= run.full
@@ -125,15 +126,13 @@ class HeldPrefixes:
             if number is not None and held:
                 run = runs[number]
                 if run.blocks[held - 1] == block_hash:  # the usual order: from the end to the front
-                    while length < held and hashes[at + length : at + length + 1] == (
-                        run.blocks[held - length - 1],
-                    ):
+                    most = min(held, len(hashes) - at)
+                    while length < most and hashes[at + length] == run.blocks[held - length - 1]:
                         length += 1
                     self._shorten(worker_id, share, run, held, held - length)
                 elif (offset := run.blocks.index(block_hash)) < held:
-                    while offset + length < held and hashes[at + length : at + length + 1] == (
-                        run.blocks[offset + length],
-                    ):
+                    most = min(held - offset, len(hashes) - at)
+                    while length < most and hashes[at + length] == run.blocks[offset + length]:
                         length += 1
                     if offset + length < held:
                         run = self._split(run, offset + length)[0]
@@ -151,6 +150,16 @@ class HeldPrefixes:
             run.full &= ~share.bit
             if run.held_blocks.pop(worker_id) == len(run.blocks):
                 self._cut(run)
+
+    def replace(self, worker_id: WorkerId, stored: Sequence[BlocksStored]) -> None:
+        """Note that a worker holds these blocks and no others; what it held already is not touched."""
+        present = {block_hash for event in stored for block_hash in event.hashes}
+        share = self._shares.get(worker_id)
+        runs = [self._runs[number] for number in reversed(share.runs)] if share else []
+        held = (BlockHash(h) for run in runs for h in reversed(run.blocks[: run.held_blocks[worker_id]]))
+        self.remove(worker_id, [block_hash for block_hash in held if block_hash not in present])
+        for event in stored:
+            self.store(worker_id, event)
 
     def drop_oldest(self, worker_id: WorkerId, blocks_count: int) -> None:
         """Forget so many blocks of a worker, its oldest runs first, each from its end."""
