@@ -151,7 +151,7 @@ def _shifted(trace: Trace) -> Trace:
     return Trace(name=trace.name, requests=requests, trace_block_tokens=trace.trace_block_tokens)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(trace=apart(traces), kv_blocks=st.integers(26, 120), step_tokens=st.sampled_from([8, 24, 96]))
 def test_on_one_worker(trace: Trace, kv_blocks: int, step_tokens: int) -> None:
     """Chunked prefill, shared prefixes, eviction, preemption."""
@@ -161,7 +161,7 @@ def test_on_one_worker(trace: Trace, kv_blocks: int, step_tokens: int) -> None:
     assert_agree(replay, real)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(
     trace=apart(traces).filter(lambda trace: all(request.output_tokens > 1 for request in trace.requests)),
     kv_blocks=st.integers(200, 400),

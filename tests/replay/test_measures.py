@@ -5,7 +5,7 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.domain.errors import ConfigurationInvalid
@@ -32,6 +32,7 @@ def replayed(trace: Trace, workers: int = 2) -> Cluster:
     return cluster
 
 
+@settings(max_examples=60, deadline=None)
 @given(trace=traces(), ttft_slo_s=st.sampled_from([0.02, 0.05, 0.2]), itl_slo_s=st.sampled_from([6e-3, 0.02]))
 def test_measures_follow_their_definitions(trace: Trace, ttft_slo_s: float, itl_slo_s: float) -> None:
     """From the tokens' times alone."""

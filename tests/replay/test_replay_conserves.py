@@ -1,6 +1,6 @@
 """Nothing is lost on the way: every request ends once, with all its tokens, and every block comes back."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.replay.cluster import Cluster
@@ -30,6 +30,7 @@ def assert_whole(cluster: Cluster) -> None:
         assert worker.batch.prefill_pending_tokens == 0
 
 
+@settings(max_examples=60, deadline=None)
 @given(
     trace=traces(),
     name=st.sampled_from(sorted(POLICIES)),
@@ -52,6 +53,7 @@ def test_under_policies_that_place_at_once(
     assert_whole(cluster)
 
 
+@settings(max_examples=60, deadline=None)
 @given(trace=traces(), ways=mechanisms, delay_s=st.sampled_from([0.0, 0.03]))
 def test_under_a_policy_that_keeps_jobs(trace: Trace, ways: Mechanisms, delay_s: float) -> None:
     """With fetched prefixes and soft roles, with true and with late views; each job is told of once."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.replay.cluster import Cluster
@@ -49,6 +49,7 @@ def assert_same(walked: Cluster, run: Cluster) -> None:
         assert one.batch.preempted_count == other.batch.preempted_count
 
 
+@settings(max_examples=60, deadline=None)
 @given(
     trace=traces(),
     name=st.sampled_from(sorted(POLICIES)),
@@ -67,6 +68,7 @@ def test_for_policies_that_place_at_once(
     assert_same(walked, run)
 
 
+@settings(max_examples=60, deadline=None)
 @given(trace=traces(), ways=mechanisms, steps=st.sampled_from([2, 5, RUN_STEPS_MAX]))
 def test_for_a_policy_that_keeps_jobs_and_looks_at_everything(
     trace: Trace, ways: Mechanisms, steps: int
@@ -79,6 +81,7 @@ def test_for_a_policy_that_keeps_jobs_and_looks_at_everything(
     assert_same(walked, run)
 
 
+@settings(max_examples=60, deadline=None)
 @given(
     trace=traces(requests_max=10), kv_blocks=st.integers(26, 40), steps=st.sampled_from([3, RUN_STEPS_MAX])
 )

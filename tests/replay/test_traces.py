@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.domain.errors import ConfigurationInvalid
@@ -90,6 +90,7 @@ def test_what_cannot_be_meant_is_refused_with_its_line(tmp_path: Path, text: str
     assert place in caught.value.message
 
 
+@settings(max_examples=60, deadline=None)
 @given(trace=traces(), size=st.sampled_from([1, 3, 4, 8, 16, 48]))
 def test_kv_blocks_are_equal_exactly_where_prefixes_are(trace: Trace, size: int) -> None:
     """Whatever the two block sizes: leading blocks of two prompts agree as far as their tokens do."""
