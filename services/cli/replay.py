@@ -14,8 +14,8 @@ from services.replay.policies import POLICIES
 from services.replay.policy import FirstToken, Mechanisms
 from services.replay.presets import DEFAULT_TIMING, timings
 from services.replay.run import ReplaySettings, Report, replay
-from services.replay.trace import Trace
 from services.replay.trace_files import read_trace
+from services.replay.traces import Trace
 from services.replay.workloads import REQUESTS_COUNT, WORKLOADS, make_workload
 
 _EXAMPLES = """\

@@ -15,7 +15,7 @@ from services.replay.policy import Fleet, Policy
 from services.replay.presets import EngineTiming
 from services.replay.records import Record
 from services.replay.sequence import Job
-from services.replay.trace import Trace, TracedRequest, kv_blocks
+from services.replay.traces import Trace, TracedRequest, kv_blocks
 from services.replay.worker import RUN_STEPS_MAX, Worker
 
 

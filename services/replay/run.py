@@ -16,7 +16,7 @@ from services.replay.policies import policy_maker
 from services.replay.policies.options import PolicyOptions
 from services.replay.policy import Fleet, Mechanisms, Policy
 from services.replay.presets import DEFAULT_TIMING, EngineTiming, timing_named
-from services.replay.trace import Trace
+from services.replay.traces import Trace
 from services.replay.worker import RUN_STEPS_MAX
 from services.replay.workloads import first, speed_up, spread
 

@@ -1,7 +1,7 @@
 """Files that hold traces: Mooncake's JSON lines, and CSV with lengths.
 
 Comes in: a path. Goes out: a trace. Formats are told apart by their content. Invariant: a row that cannot
-be meant stops the reading with an error that names file and line. Not here: what a trace is (`trace`).
+be meant stops the reading with an error that names file and line. Not here: what a trace is (`traces`).
 
 JSON lines (Mooncake, FAST'25): `timestamp` in ms, `input_length`, `output_length`, and `hash_ids`, one per
 512 tokens, optional. CSV: a header with an arrival (a moment, or seconds), an input and an output length;
@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from services.domain.errors import ConfigurationInvalid
-from services.replay.trace import TRACE_BLOCK_TOKENS, PrefixNames, Trace, TracedRequest, ordered
+from services.replay.traces import TRACE_BLOCK_TOKENS, PrefixNames, Trace, TracedRequest, ordered
 
 _ARRIVALS = ("timestamp", "arrival_s", "arrived_at", "arrival")
 _INPUTS = ("contexttokens", "input", "input_tokens", "input_length", "num_prefill_tokens", "isl")

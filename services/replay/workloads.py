@@ -12,7 +12,7 @@ from dataclasses import replace
 from random import Random
 
 from services.domain.errors import ConfigurationInvalid
-from services.replay.trace import TRACE_BLOCK_TOKENS, PrefixNames, Trace, TracedRequest, ordered
+from services.replay.traces import TRACE_BLOCK_TOKENS, PrefixNames, Trace, TracedRequest, ordered
 
 REQUESTS_COUNT = 4_000
 """Requests of a made trace, unless asked otherwise."""

@@ -12,7 +12,7 @@ from services.replay.cluster import Cluster
 from services.replay.policy import FirstToken, Fleet, Mechanisms, Way
 from services.replay.presets import EngineTiming
 from services.replay.sequence import Job
-from services.replay.trace import PrefixNames, Trace, TracedRequest, ordered
+from services.replay.traces import PrefixNames, Trace, TracedRequest, ordered
 
 BLOCK_TOKENS = 4
 

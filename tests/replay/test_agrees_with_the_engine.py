@@ -23,7 +23,7 @@ from services.replay.policies import POLICIES
 from services.replay.policies.options import PolicyOptions
 from services.replay.policy import FirstToken, Mechanisms
 from services.replay.presets import EngineTiming
-from services.replay.trace import Trace
+from services.replay.traces import Trace
 from services.runtime.clock import run_virtual
 from tests.replay.scenery import BLOCK_TOKENS, engine, token_times_s, traces
 

@@ -7,7 +7,7 @@ from services.replay.cluster import Cluster
 from services.replay.policies import POLICIES
 from services.replay.policies.options import PolicyOptions
 from services.replay.policy import Fleet, Mechanisms
-from services.replay.trace import Trace
+from services.replay.traces import Trace
 from tests.replay.scenery import LateBound, engine, mechanisms, token_times_s, trace_of, traces
 
 

@@ -9,7 +9,7 @@ from services.domain.performance import PrefillChunk
 from services.replay.cluster import Cluster
 from services.replay.policies import POLICIES
 from services.replay.policies.options import PolicyOptions
-from services.replay.trace import TRACE_BLOCK_TOKENS, Trace
+from services.replay.traces import TRACE_BLOCK_TOKENS, Trace
 from tests.replay.scenery import PEERS_ENGINE, token_times_s, trace_of
 
 

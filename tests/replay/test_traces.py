@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.domain.errors import ConfigurationInvalid
-from services.replay.trace import Trace, kv_blocks
 from services.replay.trace_files import read_trace, write_trace
+from services.replay.traces import Trace, kv_blocks
 from services.replay.workloads import WORKLOADS, first, make_workload, speed_up, spread
 from tests.replay.scenery import trace_of, traces
 
