@@ -51,6 +51,8 @@ class Batch:
         self.prefill_pending_tokens = 0
         """Still to be computed, of all sequences here; cached ones count until a sequence is admitted."""
         self.preempted_count = 0
+        self.stall_steps = 0
+        """Steps that computed prompts while others decoded."""
         self._growth = [0] * timing.block_size_tokens
         self._orders = 0
         self._fresh = -1 - (1 << 60)
@@ -105,6 +107,7 @@ class Batch:
         """Let a running sequence that got a token at the end of `step` have one in every later step."""
         sequence.stage = Stage.DECODING
         sequence.joined_step = step
+        sequence.stalls_before = self.stall_steps
         sequence.end_step = step + sequence.target_tokens - sequence.emitted_tokens
         self.decode_count += 1
         self.decode_context_tokens += sequence.total_tokens
@@ -165,6 +168,8 @@ class Batch:
             budget -= self._join(work, self.pulled.popleft(), budget)
         if self.waiting and not work.preempted_count:
             self._admit(work, budget)
+        if work.chunks and work.decode_count:
+            self.stall_steps += 1
         return work
 
     def _grow_one_by_one(self, work: StepWork, step: int) -> None:

@@ -37,6 +37,10 @@ class PresentFleet:
         seen.settle(self.now_s)
         return seen.cache.overlap_blocks(block_names)
 
+    def spare_stalls(self, worker: int) -> int:
+        """Count the prefill steps that the worker's decoding sequences can bear: the least of them all."""
+        return self._workers[worker].spare_stalls(self.now_s)
+
 
 class LateFleet:
     """Workers as they were: counters of the last status, caches as far as events have arrived."""
@@ -94,3 +98,7 @@ class LateFleet:
             if name not in held:
                 return count
         return len(block_names)
+
+    def spare_stalls(self, worker: int) -> int:
+        """Look at the present: a worker decides this by itself."""
+        return self._fleet.spare_stalls(worker)

@@ -94,6 +94,10 @@ class Fleet(Protocol):
         """Count the leading blocks that a worker holds."""
         ...
 
+    def spare_stalls(self, worker: int) -> int:
+        """Count the prefill steps that the worker's decoding sequences can bear: the least of them all."""
+        ...
+
 
 class Policy(Protocol):
     """Decides where jobs go. Calls come in the order of time."""

@@ -74,6 +74,8 @@ class Sequence:
     cached_tokens: int | None = None
     joined_step: int = -1
     end_step: int = -1
+    stalls_before: int = 0
+    """Steps with prefill that its worker had made when it began to decode there."""
     spans: list[tuple[int, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:

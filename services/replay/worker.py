@@ -140,6 +140,17 @@ class Worker:
             step_end_s=self.step_ends_s[self._begun - 1] if self.stepping else None,
         )
 
+    def spare_stalls(self, now_s: float) -> int:
+        """Count the prefill steps that every decoding sequence can bear, one in a hundred of its tokens."""
+        self.settle(now_s)
+        batch, spare, step = self.batch, 1 << 30, self._begun
+        for sequence in batch.running:
+            if sequence.stage is Stage.DECODING:
+                written = step - sequence.joined_step + sequence.emitted_tokens
+                own = int(written * 0.01) - (batch.stall_steps - sequence.stalls_before)
+                spare = min(spare, own)
+        return spare
+
     # ------------------------------------------------------------------ steps
 
     def plan(self, now_s: float) -> tuple[float | None, list[Sequence]]:

@@ -10,6 +10,7 @@ Not here: scheduling (`scheduler`), tokens (`oracle`), transfers between engines
 """
 
 import asyncio
+from dataclasses import replace
 
 from services.domain.blocks import BlockHash
 from services.domain.errors import (
@@ -19,7 +20,6 @@ from services.domain.errors import (
     ServingError,
 )
 from services.domain.ids import EngineEpoch, RequestId, TicketId, WorkerId
-from services.domain.pace import StepSpan
 from services.domain.stream import Delta, FinishReason
 from services.domain.worker import WorkerLoad
 from services.engine.port import (
@@ -44,7 +44,7 @@ from services.engine.simulated.side_channel import SideChannel
 from services.runtime.tasks import Nursery
 
 _CATCH_UP_S = 0.05
-"""How far a late step may be made up for by shorter waits; keeps a busy process on the model's time."""
+"""How far a late step is made up for by shorter waits; keeps a busy process on the model's time."""
 
 
 class SimulatedEngine:
@@ -255,22 +255,19 @@ class SimulatedEngine:
                 await self._work.wait()
                 clock_s = self._now_s()
                 continue
-            prefill_s, decode_s = plan.parts_s(self._performance)
-            began_s = self._now_s()
-            clock_s = max(clock_s, began_s - _CATCH_UP_S) + (prefill_s + decode_s) * self._slowness
+            span, began_s = plan.span(self._performance), self._now_s()
+            clock_s = max(clock_s, began_s - _CATCH_UP_S) + span.took_s * self._slowness
             await asyncio.sleep(max(0.0, clock_s - began_s))
             if not self._thawed.is_set():
                 await self._thawed.wait()
                 clock_s = self._now_s()
-            took_s = self._now_s() - began_s
-            self._outbox.computed(StepSpan(took_s=took_s, prefill_s=prefill_s, decode_s=decode_s))
+            self._outbox.computed(replace(span, took_s=self._now_s() - began_s))
             self._step_prompt_tokens = 0
             self._deliver(plan)
             self._outbox.flush()
 
     def _deliver(self, plan: StepPlan) -> None:
-        now_s = self._now_s()
-        deltas = self._outbox.deltas
+        now_s, deltas = self._now_s(), self._outbox.deltas
         for sequence in plan.complete:
             if sequence.stage is not Stage.RUNNING:
                 continue

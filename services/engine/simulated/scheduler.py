@@ -14,6 +14,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from services.domain.blocks import blocks_for
+from services.domain.pace import StepSpan
 from services.domain.performance import PerformanceModel, PrefillChunk
 from services.domain.worker import WorkerLimits
 from services.engine.simulated.pool import BlockPool, Holding
@@ -40,12 +41,13 @@ class StepPlan:
     pulls: list[Sequence] = field(default_factory=list)
     preempted_count: int = 0
 
-    def parts_s(self, performance: PerformanceModel) -> tuple[float, float]:
-        """How long its prefill and its decode part take; 0 where there is none."""
+    def span(self, performance: PerformanceModel) -> StepSpan:
+        """Predict how long the step takes; 0 where it computes nothing."""
+        prefill_s = performance.prefill_s(self.chunks)
         decode_s = performance.decode_s(
             sequence_count=self.decode_count, context_tokens=self.decode_context_tokens
         )
-        return performance.prefill_s(self.chunks), decode_s
+        return StepSpan(took_s=prefill_s + decode_s, prefill_s=prefill_s, decode_s=decode_s)
 
 
 class Scheduler:
