@@ -84,6 +84,11 @@ class Cluster:
         """Requests that have all their tokens."""
         return self.journeys.ended_count
 
+    def forward(self, duration_s: float) -> None:
+        """Let time pass in which nothing happens, after a replay."""
+        self._agenda.now_s += duration_s
+        self._fleet.now_s = self._agenda.now_s
+
     # ------------------------------------------------------------------ the loop
 
     def run(self, progress: Callable[["Cluster"], None] | None = None, *, every: int = 200) -> None:
