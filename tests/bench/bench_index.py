@@ -196,7 +196,8 @@ def at_scale(workers: int, blocks: int) -> None:
     held = fleet.fill(load)
     took_s, taken = time.perf_counter() - start, resident_bytes() - before
     distinct = len(fleet.index)
-    print(f"\n{workers} workers, {distinct} distinct blocks, {held} with each of their holders")
+    print(f"\nPython {sys.version.split()[0]}")
+    print(f"{workers} workers, {distinct} distinct blocks, {held} with each of their holders")
     print(f"filled in {took_s:.1f} s, drawing the load included; {taken / 1e6:.0f} MB resident")
     print(f"{taken / distinct:.0f} bytes per distinct block, {taken / held:.0f} per block and holder")
     start = time.perf_counter()
@@ -225,10 +226,14 @@ def main() -> None:
     parser.add_argument("--peer-python", help="interpreter with the peer's package")
     parser.add_argument("--peer-blocks", type=int, default=200_000, help="distinct blocks beside the peer")
     asked = parser.parse_args()
-    print(f"Python {sys.version.split()[0]}")
-    at_scale(asked.workers, asked.blocks)
     if asked.peer_python:
         beside_the_peer(asked.peer_python, asked.workers, asked.peer_blocks)
+        sys.stdout.flush()
+        sizes = ["--workers", str(asked.workers), "--blocks", str(asked.blocks)]
+        again = [sys.executable, "-m", "tests.bench.bench_index", *sizes]
+        subprocess.run(again, check=True)  # in a new process: the memory of this one is used already
+    else:
+        at_scale(asked.workers, asked.blocks)
 
 
 if __name__ == "__main__":

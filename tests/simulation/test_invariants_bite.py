@@ -29,6 +29,7 @@ from services.prefill import phase as prefill_phase
 from services.router.feed import Feed
 from services.router.index import PrefixIndex
 from services.router.ledger import Ledger
+from services.router.radix import HeldPrefixes
 from services.router.router import Router
 from services.simulation.draw import draw
 from services.simulation.invariants import INVARIANTS
@@ -166,8 +167,8 @@ def release_what_may_be_read(patch: Patch) -> None:
 
 def index_without_bound(patch: Patch) -> None:
     """The index believes what is stored and not what is removed."""
-    patch.setattr(PrefixIndex, "_remove", nothing)
-    patch.setattr(PrefixIndex, "_clear", nothing)
+    patch.setattr(HeldPrefixes, "remove", nothing)
+    patch.setattr(HeldPrefixes, "clear", nothing)
     patch.setattr(PrefixIndex, "_trim", lambda *_: 0)
     patch.setattr(PrefixIndex, "_renew", nothing)
 
