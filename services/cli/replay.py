@@ -198,8 +198,8 @@ def _print(reports: Sequence[Report]) -> None:
     for line in table(_COLUMNS, [_row(report) for report in reports]):
         print(line)
     for report in reports:
-        if report.refused_count:
-            print(f"{_name(report)}: {report.refused_count:,} requests are too long for any worker")
+        for reason, count in report.refused.items():
+            print(f"{_name(report)}: {count:,} requests refused: {reason}")
     simulated_s = sum(report.duration_s for report in reports)
     took_s = sum(report.took_s for report in reports)
     print(f"{simulated_s:,.0f} s simulated in {took_s:.1f} s")

@@ -50,6 +50,8 @@ class Batch:
         """Of all decoding sequences together, in the next step to begin."""
         self.prefill_pending_tokens = 0
         """Still to be computed, of all sequences here; cached ones count until a sequence is admitted."""
+        self.pulling_count = 0
+        """Sequences with blocks whose KV is on its way, or has come and waits for a place."""
         self.preempted_count = 0
         self.stall_steps = 0
         """Steps that computed prompts while others decoded."""
@@ -165,6 +167,7 @@ class Batch:
                 if budget:
                     budget -= self._compute(work, sequence, budget)
         while self.pulled and budget and len(self.running) < self.timing.sequences_max:
+            self.pulling_count -= 1
             budget -= self._join(work, self.pulled.popleft(), budget)
         if self.waiting and not work.preempted_count:
             self._admit(work, budget)
@@ -246,6 +249,7 @@ class Batch:
             sequence.shared_blocks, sequence.held_blocks = hits, blocks
             if sequence.pulls:
                 sequence.stage = Stage.PULLING
+                self.pulling_count += 1
                 work.pulls.append(sequence)
                 continue
             sequence.computed_tokens = hits * size

@@ -11,12 +11,15 @@ from services.domain.errors import InternalFault
 from services.replay.agenda import Agenda, Happening
 from services.replay.fleet import LateFleet, PresentFleet
 from services.replay.journeys import Journeys
-from services.replay.policy import Fleet, Policy
+from services.replay.policy import Fleet, Policy, Refusal
 from services.replay.presets import EngineTiming
 from services.replay.records import Record
 from services.replay.sequence import Job
 from services.replay.traces import Trace, TracedRequest, kv_blocks
 from services.replay.worker import RUN_STEPS_MAX, Worker
+
+TOO_LONG = "too long for any worker"
+"""Why a request is refused without asking the policy."""
 
 
 class Cluster:
@@ -137,16 +140,22 @@ class Cluster:
         job = self._job(index, request)
         size = self.timing.block_size_tokens
         if -(-(request.prompt_tokens + request.output_tokens) // size) > self.timing.kv_blocks:
-            self.records[index].refused = True
-            self.refused_count += 1
+            self._refuse(index, TOO_LONG)
+            return
+        way = self._policy.arrive(job, self.now_s)
+        if isinstance(way, Refusal):
+            self._refuse(index, way.reason)
             return
         self.journeys.note_queue(1)
-        way = self._policy.arrive(job, self.now_s)
         if way is not None:
             self.journeys.start(job, way)
         elif self._policy.held_count:
             self._agenda.note(self.now_s, Happening.DISPATCH, 0)
         self._set_timer()
+
+    def _refuse(self, index: int, reason: str) -> None:
+        self.records[index].refused = reason
+        self.refused_count += 1
 
     def _job(self, index: int, request: TracedRequest) -> Job:
         names = kv_blocks(

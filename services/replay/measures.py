@@ -6,6 +6,7 @@ neighbouring tokens, of all requests together. Percentiles interpolate linearly.
 Invariant: a refused request is no good one and has no times. Not here: settings, tables (`report`).
 """
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -56,7 +57,9 @@ class Measures:
     requests: int
     completed_count: int
     refused_count: int
-    """Too long for any worker."""
+    """Too long for any worker, or turned away by the policy."""
+    refused: dict[str, int]
+    """Of these, how many for which reason."""
     goodput_count: int
     """Requests with TTFT and *mean* ITL within their targets."""
     goodput_p99_count: int
@@ -116,6 +119,7 @@ def measure(cluster: Cluster, *, ttft_slo_s: float, itl_slo_s: float) -> Measure
         requests=len(cluster.records),
         completed_count=len(done),
         refused_count=cluster.refused_count,
+        refused=dict(sorted(Counter(record.refused for record in cluster.records if record.refused).items())),
         goodput_count=int(np.count_nonzero(is_quick & (tpots <= itl_slo_s))),
         goodput_p99_count=int(np.count_nonzero(is_quick & (tails <= itl_slo_s))),
         ttft_ms=_spread_ms(ttfts),

@@ -1,8 +1,8 @@
 """The port that placement policies implement, and what they see.
 
 Comes in: jobs, and a fleet to look at. Goes out: ways (where a job prefills and where it decodes).
-A policy either chooses at arrival, or keeps jobs and hands them out later (`dispatch`), so a router that
-places at once, fixed splits and one late-bound queue with soft roles are all policies.
+A policy chooses at arrival, turns a job away, or keeps jobs and hands them out later (`dispatch`), so a
+router that places at once, fixed splits and one late-bound queue with soft roles are all policies.
 Invariant: a policy never learns the output length of a job before its end. Not here: policies (`policies`).
 """
 
@@ -54,6 +54,14 @@ class Way:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A job that is turned away: nothing is done for it."""
+
+    reason: str
+    """Short; refused jobs are counted by it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerState:
     """One worker at one moment."""
 
@@ -63,6 +71,8 @@ class WorkerState:
     """KV tokens of these together."""
     waiting_count: int
     """Sequences that hold no block yet."""
+    pulling_count: int
+    """Sequences that hold blocks whose KV is on its way, or has come and waits for a place."""
     prefill_count: int
     """Sequences of which part of the prompt is computed."""
     prefill_pending_tokens: int
@@ -112,8 +122,8 @@ class Policy(Protocol):
         """Jobs that it keeps."""
         ...
 
-    def arrive(self, job: Job, now_s: float) -> Way | None:
-        """Place a new job, or keep it (None)."""
+    def arrive(self, job: Job, now_s: float) -> Way | Refusal | None:
+        """Place a new job, turn it away, or keep it (None)."""
         ...
 
     def dispatch(self, now_s: float) -> Sequence[tuple[Job, Way]]:

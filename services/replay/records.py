@@ -19,7 +19,7 @@ class Record:
         arrival_s: on the replay's clock, as all moments here.
         prompt_tokens: its input.
         output_tokens: its output.
-        refused: it cannot fit any worker.
+        refused: why it was turned away; None: it was not.
         prefill_worker: who computed the prompt.
         decode_worker: who wrote.
         cached_tokens: prompt tokens that were not computed.
@@ -33,7 +33,7 @@ class Record:
     arrival_s: float
     prompt_tokens: int
     output_tokens: int
-    refused: bool = False
+    refused: str | None = None
     prefill_worker: int = -1
     decode_worker: int = -1
     cached_tokens: int = 0

@@ -112,7 +112,12 @@ def replay(
     """
     began_s = time.perf_counter()
     engine = timing_named(settings.timing)
-    options = PolicyOptions(prefill_workers=settings.prefill_workers, mechanisms=settings.mechanisms)
+    options = PolicyOptions(
+        prefill_workers=settings.prefill_workers,
+        mechanisms=settings.mechanisms,
+        ttft_slo_s=settings.ttft_slo_s,
+        itl_slo_s=settings.itl_slo_s,
+    )
     made: list[Policy] = []
 
     def make(fleet: Fleet) -> Policy:

@@ -134,6 +134,7 @@ class Worker:
             decode_count=batch.decode_count,
             decode_context_tokens=batch.decode_context_tokens,
             waiting_count=len(batch.waiting),
+            pulling_count=batch.pulling_count,
             prefill_count=len(batch.prefilling),
             prefill_pending_tokens=batch.prefill_pending_tokens,
             free_blocks=self.cache.free_blocks,

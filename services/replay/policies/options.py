@@ -19,6 +19,35 @@ class PolicyOptions:
     """Fixed split: the first so many workers only prefill, the others only decode; None: all do both."""
     mechanisms: Mechanisms | None = None
     """How handoffs work, where the policy does not say so itself."""
+    ttft_slo_s: float = 2.0
+    """Target of TTFT, for policies that look at it."""
+    itl_slo_s: float = 0.025
+    """Target of gaps between tokens."""
+
+
+def pools_of(worker_count: int, prefill_workers: int | None) -> tuple[Pool, Pool | None]:
+    """Divide workers into a pool that prefills and one that decodes; one pool and None: all do both.
+
+    Args:
+        worker_count: workers, numbered from 0.
+        prefill_workers: how many of the first only prefill; None: no division.
+
+    Raises:
+        ConfigurationInvalid: the split leaves a pool empty.
+    """
+    if prefill_workers is None:
+        return Pool(range(worker_count), prefills=True, decodes=True), None
+    if not 0 < prefill_workers < worker_count:
+        raise ConfigurationInvalid(
+            key="prefill_workers",
+            message=(
+                f"prefill workers: {prefill_workers} of {worker_count} leave no worker for one of the phases"
+            ),
+        )
+    return (
+        Pool(range(prefill_workers), prefills=True, decodes=False),
+        Pool(range(prefill_workers, worker_count), prefills=False, decodes=True),
+    )
 
 
 def on_pools(fleet: Fleet, options: PolicyOptions, chooser: Callable[[Pool], Chooser]) -> AtOnce:
@@ -32,17 +61,7 @@ def on_pools(fleet: Fleet, options: PolicyOptions, chooser: Callable[[Pool], Cho
     Raises:
         ConfigurationInvalid: the split leaves a pool empty.
     """
-    count, split = fleet.worker_count, options.prefill_workers
-    mechanisms = options.mechanisms or Mechanisms()
-    if split is None:
-        return AtOnce(mechanisms, chooser(Pool(range(count), prefills=True, decodes=True)))
-    if not 0 < split < count:
-        raise ConfigurationInvalid(
-            key="prefill_workers",
-            message=f"prefill workers: {split} of {count} leave no worker for one of the phases",
-        )
+    first, second = pools_of(fleet.worker_count, options.prefill_workers)
     return AtOnce(
-        mechanisms,
-        chooser(Pool(range(split), prefills=True, decodes=False)),
-        chooser(Pool(range(split, count), prefills=False, decodes=True)),
+        options.mechanisms or Mechanisms(), chooser(first), None if second is None else chooser(second)
     )
