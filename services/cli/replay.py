@@ -9,10 +9,11 @@ from pathlib import Path
 from services.cli.output import add_json, table, write_json
 from services.domain.errors import ConfigurationInvalid
 from services.replay.cluster import Cluster
-from services.replay.measures import Spread
+from services.replay.comparison import COLUMNS, headline, name_of, remarks
 from services.replay.policies import POLICIES
 from services.replay.policy import FirstToken, Mechanisms
 from services.replay.presets import DEFAULT_TIMING, timings
+from services.replay.report_page import render
 from services.replay.run import ReplaySettings, Report, replay
 from services.replay.trace_files import read_trace
 from services.replay.traces import Trace
@@ -25,6 +26,7 @@ examples:
   baton replay trace.jsonl --policy dynamo-kv --prefill-workers 4 --timing dynamo-mocker
   baton replay lengths.csv --workers 32 --json answer.json
   baton replay --workload bursts --first 500
+  baton replay trace.jsonl --policy all --policy dynamo-kv:4 --speedup 3 --report comparison.html
 """
 
 PROGRESS_S = 0.5
@@ -62,7 +64,10 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         "--policy",
         action="append",
         metavar="NAME",
-        help=f"{', '.join(sorted(POLICIES))} (default: round-robin); several give one table",
+        help=(
+            f"{', '.join(sorted(POLICIES))} (default: round-robin), or all; NAME:P is NAME with P prefill "
+            "workers; several give one table"
+        ),
     )
     command.add_argument(
         "--prefill-workers", type=int, metavar="P", help="fixed split: P workers prefill, the others decode"
@@ -83,6 +88,9 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         "--event-delay-s", type=float, default=0.0, metavar="S", help="the policy learns of caches so late"
     )
     add_json(command)
+    command.add_argument(
+        "--report", type=Path, metavar="FILE", help="also write the comparison as one HTML page with figures"
+    )
     command.add_argument("--quiet", action="store_true", help="no progress")
     command.set_defaults(run=run_command)
 
@@ -101,7 +109,7 @@ def _add_mechanisms(command: argparse.ArgumentParser) -> None:
 def run_command(options: argparse.Namespace) -> int:
     """Run the subcommand."""
     trace = _trace(options)
-    settings = [_settings(options, policy) for policy in options.policy or ["round-robin"]]
+    settings = [_settings(options, policy) for policy in _policies(options.policy)]
     reports = []
     for wanted in settings:
         progress = None if options.quiet else _Progress(wanted.policy, len(trace.requests), wanted.first)
@@ -111,9 +119,19 @@ def run_command(options: argparse.Namespace) -> int:
             if progress is not None:
                 progress.end()
         reports.append(report)
+    if options.report is not None:
+        options.report.write_text(render(reports), encoding="utf-8")
     if not write_json(options.json, reports[0] if len(reports) == 1 else reports):
         _print(reports)
     return 0
+
+
+def _policies(asked: Sequence[str] | None) -> list[str]:
+    """List the policies asked for, each once."""
+    named = asked or ["round-robin"]
+    return list(
+        dict.fromkeys(name for one in named for name in (sorted(POLICIES) if one == "all" else [one]))
+    )
 
 
 def _trace(options: argparse.Namespace) -> Trace:
@@ -125,6 +143,9 @@ def _trace(options: argparse.Namespace) -> Trace:
 
 
 def _settings(options: argparse.Namespace, policy: str) -> ReplaySettings:
+    policy, _colon, split = policy.partition(":")
+    if split and not split.isdecimal():
+        raise ConfigurationInvalid(key="policy", message=f"policy: {split!r} is no number of prefill workers")
     mechanisms = None
     if options.stream_kv or options.first_token is not None:
         mechanisms = Mechanisms(
@@ -135,11 +156,12 @@ def _settings(options: argparse.Namespace, policy: str) -> ReplaySettings:
         workers=options.workers,
         speedup=options.speedup,
         timing=options.timing,
-        prefill_workers=options.prefill_workers,
+        prefill_workers=int(split) if split else options.prefill_workers,
         mechanisms=mechanisms,
         ttft_slo_s=options.ttft_slo_s,
         itl_slo_s=options.itl_slo_s,
         spread_s=options.spread_s,
+        seed=None if options.workload is None else options.seed,
         first=options.first,
         status_delay_s=options.status_delay_s,
         event_delay_s=options.event_delay_s,
@@ -182,48 +204,15 @@ class _Progress:
         return "" if self._is_terminal else "\n"
 
 
-_COLUMNS = (
-    "policy", "TTFT mean", "p95", "p99 ms", "ITL mean", "p95 ", "p99 ms ", "TPOT mean ms", "goodput",
-    "by p99 ITL", "of", "hit", "busy",
-)  # fmt: skip
-
-
 def _print(reports: Sequence[Report]) -> None:
-    head = reports[0]
-    settings = head.settings
-    print(
-        f"{head.trace}: {head.requests:,} requests at {settings.speedup:g}x, {settings.workers} workers, "
-        f"{settings.timing}; targets TTFT {settings.ttft_slo_s:g} s, ITL {settings.itl_slo_s * 1e3:g} ms"
-    )
-    for line in table(_COLUMNS, [_row(report) for report in reports]):
+    print(headline(reports))
+    columns = ["policy"]
+    for place, column in enumerate(COLUMNS):
+        is_first = place == 0 or COLUMNS[place - 1].group != column.group
+        columns.append(f"{column.group} {column.name}".strip() if is_first else column.name)
+    rows = [[name_of(report), *(column.cell(report) for column in COLUMNS)] for report in reports]
+    for line in [*table(columns, rows), *remarks(reports)]:
         print(line)
-    for report in reports:
-        for reason, count in report.refused.items():
-            print(f"{_name(report)}: {count:,} requests refused: {reason}")
     simulated_s = sum(report.duration_s for report in reports)
     took_s = sum(report.took_s for report in reports)
     print(f"{simulated_s:,.0f} s simulated in {took_s:.1f} s")
-
-
-def _name(report: Report) -> str:
-    settings = report.settings
-    if settings.prefill_workers is None:
-        return settings.policy
-    return f"{settings.policy} {settings.prefill_workers}P{settings.workers - settings.prefill_workers}D"
-
-
-def _row(report: Report) -> tuple[str, ...]:
-    def of(spread: Spread) -> tuple[str, str, str]:
-        return f"{spread.mean:,.1f}", f"{spread.p95:,.1f}", f"{spread.p99:,.1f}"
-
-    return (
-        _name(report),
-        *of(report.ttft_ms),
-        *of(report.itl_ms),
-        f"{report.tpot_ms.mean:,.1f}",
-        f"{report.goodput_count:,}",
-        f"{report.goodput_p99_count:,}",
-        f"{report.requests:,}",
-        f"{report.hit_frac:.3f}",
-        f"{report.utilisation_frac:.2f}",
-    )

@@ -17,6 +17,8 @@ from services.replay.cluster import Cluster
 
 QUEUE_POINTS = 240
 """Points of the queue over time."""
+CURVE_POINTS = 201
+"""Points of a distribution's curve: from the least to the most, the same share of values between two."""
 
 Times = npt.NDArray[np.float64]
 
@@ -51,6 +53,15 @@ class QueuePoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Curves:
+    """Whole distributions, to be drawn: shape [CURVE_POINTS] each, empty without values."""
+
+    ttft_ms: tuple[float, ...]
+    tpot_ms: tuple[float, ...]
+    itl_ms: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Measures:
     """What one replay gave."""
 
@@ -74,6 +85,7 @@ class Measures:
     utilisation_frac: float
     """Mean over workers of their time in steps."""
     utilisation: tuple[WorkerUse, ...]
+    curves: Curves
     moved_bytes: int
     preempted_count: int
     prompt_tokens: int
@@ -115,6 +127,7 @@ def measure(cluster: Cluster, *, ttft_slo_s: float, itl_slo_s: float) -> Measure
         )
         for worker in cluster.workers
     )
+    pooled = np.concatenate(gaps) if gaps else np.empty(0)
     return Measures(
         requests=len(cluster.records),
         completed_count=len(done),
@@ -124,11 +137,12 @@ def measure(cluster: Cluster, *, ttft_slo_s: float, itl_slo_s: float) -> Measure
         goodput_p99_count=int(np.count_nonzero(is_quick & (tails <= itl_slo_s))),
         ttft_ms=_spread_ms(ttfts),
         tpot_ms=_spread_ms(tpots[several]),
-        itl_ms=_spread_ms(np.concatenate(gaps) if gaps else np.empty(0)),
+        itl_ms=_spread_ms(pooled),
         itl_p99_ms=_spread_ms(tails[several]),
         hit_frac=sum(record.cached_tokens for record in done) / prompt_tokens if prompt_tokens else 0.0,
         utilisation_frac=sum(use.busy_frac for use in uses) / len(uses),
         utilisation=uses,
+        curves=Curves(ttft_ms=_curve_ms(ttfts), tpot_ms=_curve_ms(tpots[several]), itl_ms=_curve_ms(pooled)),
         moved_bytes=sum(record.moved_bytes for record in done),
         preempted_count=sum(worker.batch.preempted_count for worker in cluster.workers),
         prompt_tokens=prompt_tokens,
@@ -144,6 +158,13 @@ def _spread_ms(values_s: Times) -> Spread:
     ordered = np.sort(values_s)
     at: Callable[[float], float] = lambda percent: _percentile(ordered, percent) * 1e3  # noqa: E731
     return Spread(mean=float(values_s.mean()) * 1e3, p50=at(50), p95=at(95), p99=at(99))
+
+
+def _curve_ms(values_s: Times) -> tuple[float, ...]:
+    if not len(values_s):
+        return ()
+    points = np.quantile(values_s, np.linspace(0.0, 1.0, CURVE_POINTS)) * 1e3
+    return tuple(round(float(point), 4) for point in points)
 
 
 def _percentile(ordered: Times, percent: float) -> float:

@@ -40,6 +40,8 @@ class ReplaySettings:
     itl_slo_s: float = 0.025
     spread_s: float = 0.0
     """Arrivals are spread evenly over ticks of so long, before the speed-up; 0: left as they are."""
+    seed: int | None = None
+    """Of a made trace; None: it was recorded."""
     first: int | None = None
     """Only so many requests; None: all."""
     status_delay_s: float = 0.0

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from services.cli.__main__ import main
+from services.replay.policies import POLICIES
 from services.replay.trace_files import write_trace
 from services.replay.workloads import make_workload
 
@@ -47,6 +48,19 @@ def test_several_policies_give_a_list(trace_file: Path, capsys: pytest.CaptureFi
     assert told[0]["mechanisms"]["streams_kv"] is True
 
 
+def test_policies_and_splits_are_compared_on_one_page(
+    trace_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every policy there is, once, and one on two pools beside them."""
+    file = tmp_path / "page.html"
+    arguments = ["replay", str(trace_file), "--policy", "all", "--policy", "llm-d", "--policy", "llm-d:1"]
+    assert main([*arguments, "--workers", "2", "--report", str(file)]) == 0
+    names = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()[2:-1]]
+    assert names[: len(POLICIES)] == sorted(POLICIES)
+    assert names[len(POLICIES)] == "llm-d 1P1D"
+    assert file.read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
 def test_a_made_workload_needs_no_file(capsys: pytest.CaptureFixture[str]) -> None:
     """By name and seed."""
     assert main(["replay", "--workload", "bursts", "--first", "40", "--seed", "5"]) == 0
@@ -60,6 +74,7 @@ def test_a_made_workload_needs_no_file(capsys: pytest.CaptureFixture[str]) -> No
         (["nowhere.jsonl"], "nowhere.jsonl"),
         (["--workload", "nothing"], "none is named 'nothing'"),
         (["--workload", "bursts", "--policy", "magic"], "none is named 'magic'"),
+        (["--workload", "bursts", "--policy", "llm-d:many"], "'many' is no number"),
         (["--workload", "bursts", "--timing", "abacus"], "none is named 'abacus'"),
         (["--workload", "bursts", "--speedup", "0"], "speedup must be greater than 0"),
         (["--workload", "bursts", "--prefill-workers", "8"], "leave no worker"),

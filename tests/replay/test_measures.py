@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from services.domain.errors import ConfigurationInvalid
 from services.replay.cluster import Cluster
-from services.replay.measures import measure
+from services.replay.measures import CURVE_POINTS, measure
 from services.replay.policies import POLICIES
 from services.replay.policies.options import PolicyOptions
 from services.replay.run import ReplaySettings, replay
@@ -46,6 +46,10 @@ def test_measures_follow_their_definitions(trace: Trace, ttft_slo_s: float, itl_
     assert found.ttft_ms.p50 == pytest.approx(1e3 * np.percentile(ttfts, 50))
     pooled = np.concatenate(gaps)
     assert found.itl_ms.p99 == pytest.approx(1e3 * np.percentile(pooled, 99) if len(pooled) else 0.0)
+    for curve, spread in ((found.curves.ttft_ms, found.ttft_ms), (found.curves.itl_ms, found.itl_ms)):
+        assert list(curve) == sorted(curve)
+        at = [curve[round(percent * (CURVE_POINTS - 1) / 100)] for percent in (50, 95, 99)] if curve else []
+        assert at == pytest.approx([spread.p50, spread.p95, spread.p99] if curve else [], abs=1e-3)
     good = [
         ttft <= ttft_slo_s and (not len(own) or own.mean() <= itl_slo_s)
         for ttft, own in zip(ttfts, gaps, strict=True)
