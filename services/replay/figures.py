@@ -1,7 +1,7 @@
 """Figures as SVG text, for a page that colours them: no library, the same bytes from the same numbers.
 
-Comes in: named series. Goes out: SVG whose lines and bars have classes (`c0` to `c7` by series, dashed from
-the ninth on), whose text takes the page's colour. What a mark means is also its `<title>`, shown on hover.
+Comes in: named series. Goes out: SVG whose lines and bars have classes (`c0` to `c7` by series, then dashed,
+then dotted), whose text takes the page's colour. What a mark means is also its `<title>`, shown on hover.
 Not here: what the numbers mean, colours (`report_page`).
 """
 
@@ -37,7 +37,8 @@ class BarRow:
 
 def mark(index: int) -> str:
     """Name the classes of a series' marks."""
-    return f"c{index % COLOURS_COUNT}" + (" dashed" if index >= COLOURS_COUNT else "")
+    strokes = ("", " dashed", " dotted")
+    return f"c{index % COLOURS_COUNT}{strokes[index // COLOURS_COUNT % len(strokes)]}"
 
 
 def distributions(title: str, series: Sequence[Series], *, target: float | None, height: int = 330) -> str:
