@@ -33,7 +33,8 @@ svg text { fill: var(--soft); font-family: inherit; }
 .grid { stroke: var(--rule); fill: none; }
 .target { stroke: var(--target); stroke-dasharray: 3 4; fill: none; }
 .line { fill: none; stroke: var(--c); stroke-width: 2; stroke-linejoin: round; }
-.line.dashed { stroke-dasharray: 7 4; } .line.dotted { stroke-dasharray: 2 3; } .line:hover { stroke-width: 5; }
+.line.dashed { stroke-dasharray: 7 4; } .line.dotted { stroke-dasharray: 2 3; }
+.line:hover { stroke-width: 5; }
 .bar { fill: var(--c); } .pale { opacity: .45; } .area { fill: var(--c); opacity: .75; }
 .key { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; list-style: none; margin: .3rem 0; padding: 0;
   font-size: .86rem; }
