@@ -10,7 +10,7 @@ Not here: which task to take (`services.prefill.ordering`), decode (`services.de
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 
 from services.bus.port import Bus, QueueView
@@ -137,7 +137,7 @@ class PrefillPhase:
 
     async def _claim_while_room(self, view: QueueView) -> float:
         while self._open and self._has_room():
-            choice = order(view.tasks(), self._claimant())
+            choice = order(self._not_mine(view.tasks()), self._claimant())
             try:
                 match choice:
                     case Leave(retry_s=retry_s):
@@ -151,6 +151,11 @@ class PrefillPhase:
                 log.warning("a claim is not confirmed: %s", silence)
                 return CLAIM_RETRY_S
         return LOOK_AGAIN_S
+
+    def _not_mine(self, tasks: Sequence[QueuedTask]) -> Sequence[QueuedTask]:
+        """Leave out what the engine has already: a claim that looks ended here is for others to take."""
+        mine = {job.task_id for job in self._jobs.values()}
+        return [queued for queued in tasks if queued.record.task_id not in mine] if mine else tasks
 
     def _has_room(self) -> bool:
         """Late binding: one step's worth of prompts is in the engine, the rest stays in the queue."""
