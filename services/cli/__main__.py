@@ -7,7 +7,19 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from services.cli import chat, demo, explain, generate, process, replay, settings, simulate, status, up
+from services.cli import (
+    chat,
+    demo,
+    explain,
+    generate,
+    process,
+    profiling,
+    replay,
+    settings,
+    simulate,
+    status,
+    up,
+)
 from services.domain.errors import ConfigurationInvalid, ServingError
 
 _EXAMPLES = """\
@@ -29,7 +41,7 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for module in (up, demo, chat, generate, status, explain, simulate, replay, settings, process):
+    for module in (up, demo, chat, generate, status, explain, simulate, replay, profiling, settings, process):
         module.add_to(commands)
     return parser
 

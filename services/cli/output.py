@@ -16,7 +16,7 @@ console = Console(highlight=False)
 stderr = Console(stderr=True, highlight=False)
 """Progress and news that must not mix with answers."""
 
-_WORDS = frozenset({"request", "worker", "phases", "state", "path", "policy"})
+_WORDS = frozenset({"request", "worker", "phases", "state", "path", "policy", "engine", "model"})
 
 
 def add_json(command: argparse.ArgumentParser) -> None:

@@ -83,7 +83,8 @@ def read_settings(options: argparse.Namespace) -> ClusterSettings:
         ConfigurationInvalid: a key is unknown or a value cannot be.
     """
     values = read_yaml(options.config) if options.config else {}
-    if options.both and options.prefill is None and options.decode is None and "pools" not in values:
+    roles = [getattr(options, role, None) for role in ("prefill", "decode", "both")]
+    if roles[2] and roles[:2] == [None, None] and "pools" not in values:
         _set(values, ("pools", "prefill"), NOTHING)
         _set(values, ("pools", "decode"), NOTHING)
     for flag, keys in _FLAGS.items():

@@ -101,7 +101,7 @@ class LocalCluster:
             ConfigurationInvalid: a port is taken, the model folder is not one.
             EngineFailed: a process ended or the time was up; the message holds the end of its log.
         """
-        model = _model_facts(self.settings)
+        model = model_facts(self.settings)
         if not self.nats_url:
             self._nats = EmbeddedNats(
                 EmbeddedSettings(
@@ -115,7 +115,7 @@ class LocalCluster:
             self.settings,
             model=model,
             nats_url=self.nats_url,
-            cores=sorted(os.sched_getaffinity(0)) if _computes_on_cpu() else (),
+            cores=engine_cores(),
             folder=str(self.folder),
             router_address=_free_address() if self.settings.standalone_router else None,
             parent_pid=os.getpid(),
@@ -230,7 +230,12 @@ class _ModelConfig(msgspec.Struct):
     eos_token_id: int | list[int]
 
 
-def _model_facts(settings: ClusterSettings) -> ModelFacts:
+def model_facts(settings: ClusterSettings) -> ModelFacts:
+    """Read what the plan needs from the model's folder.
+
+    Raises:
+        ConfigurationInvalid: there is no such folder.
+    """
     folder = Path(settings.model.folder) if settings.model.folder else tinymodel.model_path()
     try:
         config = msgspec.json.decode((folder / "config.json").read_bytes(), type=_ModelConfig)
@@ -245,6 +250,11 @@ def _model_facts(settings: ClusterSettings) -> ModelFacts:
         vocabulary_size=config.vocab_size,
         eos_token_id=eos[0] if isinstance(eos, list) else eos,
     )
+
+
+def engine_cores() -> tuple[int, ...]:
+    """List the cores that engines are bound to; none where they compute on GPUs."""
+    return tuple(sorted(os.sched_getaffinity(0))) if _computes_on_cpu() else ()
 
 
 def _computes_on_cpu() -> bool:

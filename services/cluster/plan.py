@@ -83,7 +83,26 @@ def plan(
         parent_pid: process with which all of them end.
     """
     bus = settings.nats.connection(nats_url, namespace=settings.name, limits=settings.bus)
-    workers = tuple(
+    workers = workers_of(settings, model=model, cores=cores)
+    groups = [(w,) for w in workers] if settings.engine is EngineKind.VLLM else [workers]
+    return (
+        *(_worker(settings, group, bus, folder, parent_pid) for group in groups),
+        *_router(settings, bus, router_address, folder, parent_pid),
+        *_gateways(settings, bus, model, router_address=router_address, folder=folder, parent_pid=parent_pid),
+    )
+
+
+def workers_of(
+    settings: ClusterSettings, *, model: ModelFacts, cores: Sequence[int]
+) -> tuple[WorkerSettings, ...]:
+    """List the workers of a cluster, prefill first.
+
+    Args:
+        settings: what is wanted.
+        model: the served model.
+        cores: CPU cores that engines are bound to; empty binds none.
+    """
+    return tuple(
         WorkerSettings(
             worker_id=name,
             model=settings.model.name,
@@ -93,12 +112,6 @@ def plan(
             warm_up_tokens=0 if settings.engine is EngineKind.SIMULATED else WARM_UP_TOKENS,
         )
         for index, (name, phases) in enumerate(worker_names(settings))
-    )
-    groups = [(w,) for w in workers] if settings.engine is EngineKind.VLLM else [workers]
-    return (
-        *(_worker(settings, group, bus, folder, parent_pid) for group in groups),
-        *_router(settings, bus, router_address, folder, parent_pid),
-        *_gateways(settings, bus, model, router_address=router_address, folder=folder, parent_pid=parent_pid),
     )
 
 
