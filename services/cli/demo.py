@@ -15,8 +15,9 @@ import msgspec
 
 from services.cli.api import GatewayClient
 from services.cli.output import console
+from services.cli.records import Record
 from services.cli.status import Cluster
-from services.cli.story import Record, tell
+from services.cli.story import tell
 from services.cli.up import add_cluster_options, announce, read_settings, until_stopped, with_cluster
 from services.cluster.local import LocalCluster
 from services.cluster.settings import ClusterSettings

@@ -6,7 +6,8 @@ import msgspec
 
 from services.cli.api import GatewayClient, add_url
 from services.cli.output import add_json, table, write_json
-from services.cli.story import Record, tell
+from services.cli.records import Record
+from services.cli.story import tell
 
 RECENT_SHOWN = 20
 

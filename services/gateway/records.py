@@ -49,3 +49,14 @@ class RecordBook:
         ):
             if value is not None:
                 meters.observe(name, value)
+        self._measure_prediction(record)
+
+    def _measure_prediction(self, record: RequestRecord) -> None:
+        """Hold the prediction against what came; it begins with the decision, not with accept."""
+        placement = record.placement
+        placed_s, ttft_s = record.timeline.at_s(Mark.PLACED), record.timeline.ttft_s
+        if placement is None or placed_s is None or ttft_s is None or record.fallbacks:
+            return
+        if placement.predicted_ttft_s > 0:
+            ratio = (ttft_s - placed_s) / placement.predicted_ttft_s
+            self._meters.observe("baton_ttft_over_predicted_ratio", ratio, path=placement.path.value)

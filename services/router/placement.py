@@ -181,19 +181,18 @@ def _reason(query: PlacementQuery, chosen: Way, options: _Options, wanted: Path 
     if chosen.harm_s > 0:
         parts.append(f"it stalls {_stall(chosen)}")
     other = next((way for way in options.ways if way.path is not chosen.path), None)
-    if other is not None and wanted is None:
-        parts.append(_against(chosen, other))
+    if other is not None and (wanted is None or chosen.path is wanted):
+        parts.append(_against(other))
     elif other is None and wanted is None:
         rest = Path.REMOTE if chosen.path is Path.LOCAL else Path.LOCAL
         parts.append(f"{rest} is impossible{_why_not(rest, options)}")
     return f"{chosen.path}: " + "; ".join(parts)
 
 
-def _against(chosen: Way, other: Way) -> str:
-    if other.harm_s > 0 and other.harm_s >= chosen.harm_s:
-        return f"prefilling on {other.worker_id} would stall {_stall(other)}"
+def _against(other: Way) -> str:
     how = "prefilling on" if other.path is Path.LOCAL else "handing over from"
-    return f"{how} {other.worker_id} would take {_ms(other.ttft_s)}"
+    stall = f" and stall {_stall(other)}" if other.harm_s > 0 else ""
+    return f"{how} {other.worker_id} would take {_ms(other.ttft_s)}{stall}"
 
 
 def _why_not(path: Path, options: _Options) -> str:

@@ -18,6 +18,7 @@ from prometheus_client import (
 
 _SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0)
 _SHORT_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0)
+_RATIOS = (0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 1.5, 2.0, 4.0, 10.0)
 _TOKENS = (16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0)
 
 
@@ -72,6 +73,14 @@ TABLE: tuple[Metric, ...] = (
         text="Times a request left its way for another.",
     ),
     Metric(name="baton_ttft_seconds", kind=Kind.HISTOGRAM, text="Accept to first token sent."),
+    Metric(
+        name="baton_ttft_over_predicted_ratio",
+        kind=Kind.HISTOGRAM,
+        labels=("path",),
+        buckets=_RATIOS,
+        text="Decision to first token over the predicted time; 1 is as predicted. Requests that left a way "
+        "for another do not count.",
+    ),
     Metric(
         name="baton_tpot_seconds",
         kind=Kind.HISTOGRAM,

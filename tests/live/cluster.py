@@ -19,7 +19,7 @@ import httpx
 import msgspec
 import openai
 
-from services.cli.story import Record
+from services.cli.records import Record
 from services.cluster.local import LocalCluster
 from services.cluster.settings import ClusterSettings
 from services.runtime.ports_file import read_ports
