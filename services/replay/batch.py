@@ -88,7 +88,7 @@ class Batch:
         """Let a sequence run again that left with its blocks."""
         insort(self.running, sequence, key=order_of)
 
-    def give_back(self, sequence: Sequence) -> None:
+    def give_back(self, sequence: Sequence, *, cold: bool = False) -> None:
         """Take all blocks of a sequence; what is full stays readable, its output included."""
         size, names = self.timing.block_size_tokens, sequence.names
         full = sequence.computed_tokens // size
@@ -100,7 +100,7 @@ class Batch:
         if full > sequence.shared_blocks:
             self.cache.seal(names, sequence.shared_blocks, full)
             sequence.shared_blocks = full
-        self.cache.release(names, sequence.shared_blocks, held - sequence.shared_blocks)
+        self.cache.release(names, sequence.shared_blocks, held - sequence.shared_blocks, cold=cold)
         sequence.shared_blocks = sequence.held_blocks = 0
 
     # ------------------------------------------------------------------ decoding, counted

@@ -23,6 +23,9 @@ class BlockCache:
         self._references: dict[int, int] = {}
         self._idle: OrderedDict[int, None] = OrderedDict()
         self._journal: list[tuple[int, bool]] | None = None
+        self._parents: dict[int, int] = {}
+        self._heirs: dict[int, int] = {}
+        """Cached blocks behind each cached block that has any."""
 
     @property
     def free_blocks(self) -> int:
@@ -100,10 +103,15 @@ class BlockCache:
             stop: how many will be.
         """
         references = self._references
-        for name in names[start:stop]:
+        heirs, parents = self._heirs, self._parents
+        for place in range(start, stop):
+            name = names[place]
             count = references.get(name)
             if count is None:
                 references[name] = 1
+                if place:
+                    parent = parents[name] = names[place - 1]
+                    heirs[parent] = heirs.get(parent, 0) + 1
                 if self._journal is not None:
                     self._journal.append((name, True))
             else:
@@ -112,21 +120,31 @@ class BlockCache:
                 references[name] = count + 1
         self.private -= stop - start
 
-    def release(self, names: Sequence[int], shared: int, private: int) -> None:
+    def release(self, names: Sequence[int], shared: int, private: int, *, cold: bool = False) -> None:
         """Take all blocks of a holder back; full ones stay readable until room is needed.
 
         Args:
             names: of its full blocks.
             shared: how many leading ones are shared.
             private: blocks behind them.
+            cold: evict them before all others: somebody else has them.
         """
         references, idle = self._references, self._idle
         self.private -= private
+        leaves: list[int] = []
         for name in reversed(names[:shared]):
             count = references[name] - 1
             references[name] = count
             if count == 0:
                 idle[name] = None
+                if cold and self._heirs.get(name, 0) == (1 if leaves else 0):
+                    leaves.append(name)
+                else:
+                    cold = False
+            else:
+                cold = False
+        for name in reversed(leaves):
+            idle.move_to_end(name, last=False)
 
     def pin(self, names: Sequence[int], blocks: int) -> int:
         """Hold leading blocks that are cached, at most so many; returns how many."""
@@ -144,6 +162,11 @@ class BlockCache:
         for _ in range(missing):
             name, _none = self._idle.popitem(last=False)
             del self._references[name]
+            parent = self._parents.pop(name, None)
+            if parent is not None:
+                self._heirs[parent] -= 1
+                if not self._heirs[parent]:
+                    del self._heirs[parent]
             if self._journal is not None:
                 self._journal.append((name, False))
         self.private += blocks

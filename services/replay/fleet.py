@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from services.replay.policy import WorkerState
 from services.replay.presets import EngineTiming
 from services.replay.worker import Worker
+from services.router.stalls import Decoding
 
 
 class PresentFleet:
@@ -37,9 +38,9 @@ class PresentFleet:
         seen.settle(self.now_s)
         return seen.cache.overlap_blocks(block_names)
 
-    def spare_stalls(self, worker: int) -> int:
-        """Count the prefill steps that the worker's decoding sequences can bear: the least of them all."""
-        return self._workers[worker].spare_stalls(self.now_s)
+    def decodes(self, worker: int) -> Sequence[Decoding]:
+        """List what the decoding sequences of a worker have behind them there."""
+        return self._workers[worker].decodes(self.now_s)
 
 
 class LateFleet:
@@ -99,6 +100,6 @@ class LateFleet:
                 return count
         return len(block_names)
 
-    def spare_stalls(self, worker: int) -> int:
-        """Look at the present: a worker decides this by itself."""
-        return self._fleet.spare_stalls(worker)
+    def decodes(self, worker: int) -> Sequence[Decoding]:
+        """Look at the present: a worker decides by itself what its sequences can bear."""
+        return self._fleet.decodes(worker)

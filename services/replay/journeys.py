@@ -152,13 +152,13 @@ class Journeys:
             record.first_s = max(self._agenda.now_s, self._expected_second_s(handoff) - self._itl_slo_s)
 
     def _expected_second_s(self, handoff: Handoff) -> float:
-        """Predict the second token: the KV is there, half a step later its step begins."""
+        """Predict the second token: the KV is there, a step later at the latest its step begins."""
         state = self._fleet.state(handoff.target)
         tokens = handoff.prefill.job.prompt_tokens + 1
         step_s = self._timing.performance.decode_s(
             sequence_count=state.decode_count + 1, context_tokens=state.decode_context_tokens + tokens
         )
-        waits_s = 0.5 * step_s if state.decode_count else 0.0
+        waits_s = step_s if state.decode_count else 0.0
         return self._links.expected_end_s(handoff, self._agenda.now_s) + waits_s + step_s
 
     def reserved(self, worker: Worker, sequence: Sequence) -> None:
@@ -189,7 +189,7 @@ class Journeys:
         handoff = self._handoffs[index]
         self.records[index].moved_bytes += handoff.moved_bytes
         source, target = self._workers[handoff.source], self._workers[handoff.target]
-        source.release(handoff.prefill)
+        source.release(handoff.prefill, cold=self._policy.mechanisms.cools_handed_over)
         if source.batch.waiting:
             self._agenda.touch(source)
         target.arrive(handoff.decode, handoff.prefill.job.prompt_tokens)
@@ -216,7 +216,7 @@ class Journeys:
         record.ended_s = self._agenda.now_s
         self._handoffs.pop(sequence.job.index, None)
         self.ended_count += 1
-        self._policy.ended(sequence.job, self._agenda.now_s)
+        self._policy.ended(sequence.job, self._agenda.now_s, record.output_tokens)
 
     def note_queue(self, change: int) -> None:
         """Count a request without a computed prompt more (1) or less (-1)."""

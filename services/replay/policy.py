@@ -13,6 +13,7 @@ from typing import Protocol
 
 from services.replay.presets import EngineTiming
 from services.replay.sequence import Job
+from services.router.stalls import Decoding
 
 
 class FirstToken(StrEnum):
@@ -35,6 +36,8 @@ class Mechanisms:
     """KV moves chunk by chunk while prefill goes on; the decode worker is then chosen when it begins."""
     shares_links: bool = True
     """Transfers to one worker go one after another, as in the simulated engine; else each has a link."""
+    cools_handed_over: bool = False
+    """Blocks that the decode worker has got are the first to be evicted where they were computed."""
     moves_whole_prompts: bool = False
     """Blocks that the decode worker has cached already move as well."""
 
@@ -104,8 +107,8 @@ class Fleet(Protocol):
         """Count the leading blocks that a worker holds."""
         ...
 
-    def spare_stalls(self, worker: int) -> int:
-        """Count the prefill steps that the worker's decoding sequences can bear: the least of them all."""
+    def decodes(self, worker: int) -> Sequence[Decoding]:
+        """List what the decoding sequences of a worker have behind them there."""
         ...
 
 
@@ -141,8 +144,8 @@ class Policy(Protocol):
         """Learn that the prompt is computed: its first token is written."""
         ...
 
-    def ended(self, job: Job, now_s: float) -> None:
-        """Learn that a job has all its tokens."""
+    def ended(self, job: Job, now_s: float, output_tokens: int) -> None:
+        """Learn that a job has all its tokens, and how many they are."""
         ...
 
     def wake_s(self) -> float | None:

@@ -22,6 +22,7 @@ from services.replay.batch import Batch
 from services.replay.policy import WorkerState
 from services.replay.presets import EngineTiming
 from services.replay.sequence import Sequence, Stage
+from services.router.stalls import Decoding
 
 RUN_STEPS_MAX = 96
 """Steps computed ahead at most: what is cut off was computed in vain."""
@@ -81,9 +82,9 @@ class Worker:
         """A pull ended: KV of so many leading tokens is here; at least one token is computed again."""
         self.batch.arrive(sequence, tokens)
 
-    def release(self, sequence: Sequence) -> None:
-        """Take back the blocks of a prompt that was handed over."""
-        self.batch.give_back(sequence)
+    def release(self, sequence: Sequence, *, cold: bool = False) -> None:
+        """Take back the blocks of a prompt that was handed over; cold ones are evicted first."""
+        self.batch.give_back(sequence, cold=cold)
         sequence.stage = Stage.ENDED
 
     def keep(self, sequence: Sequence, target_tokens: int) -> bool:
@@ -141,16 +142,19 @@ class Worker:
             step_end_s=self.step_ends_s[self._begun - 1] if self.stepping else None,
         )
 
-    def spare_stalls(self, now_s: float) -> int:
-        """Count the prefill steps that every decoding sequence can bear, one in a hundred of its tokens."""
+    def decodes(self, now_s: float) -> list[Decoding]:
+        """List what the decoding sequences have behind them here."""
         self.settle(now_s)
-        batch, spare, step = self.batch, 1 << 30, self._begun
-        for sequence in batch.running:
-            if sequence.stage is Stage.DECODING:
-                written = step - sequence.joined_step + sequence.emitted_tokens
-                own = int(written * 0.01) - (batch.stall_steps - sequence.stalls_before)
-                spare = min(spare, own)
-        return spare
+        batch, step, ends = self.batch, self._begun, self.step_ends_s
+        return [
+            Decoding(
+                written_tokens=step - sequence.joined_step - 1,
+                stalls_count=batch.stall_steps - sequence.stalls_before,
+                elapsed_s=now_s - ends[sequence.joined_step],
+            )
+            for sequence in batch.running
+            if sequence.stage is Stage.DECODING
+        ]
 
     # ------------------------------------------------------------------ steps
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from services.replay.policy import WorkerState
 from services.replay.presets import EngineTiming
 from services.replay.sequence import Job
+from services.router.stalls import Decoding
 from tests.replay.scenery import PEERS_ENGINE
 
 IDLE = WorkerState(
@@ -44,9 +45,9 @@ class StillFleet:
                 return count
         return len(block_names)
 
-    def spare_stalls(self, worker: int) -> int:
-        """None."""
-        return 0
+    def decodes(self, worker: int) -> Sequence[Decoding]:
+        """None that a test would look at."""
+        return ()
 
 
 def job(index: int, *names: int, tail_tokens: int = 0, arrival_s: float = 0.0) -> Job:

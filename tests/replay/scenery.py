@@ -143,7 +143,7 @@ class LateBound:
         """Note it."""
         self.spoken.append(job.index)
 
-    def ended(self, job: Job, now_s: float) -> None:
+    def ended(self, job: Job, now_s: float, output_tokens: int) -> None:
         """Note it."""
         self.done.append(job.index)
 

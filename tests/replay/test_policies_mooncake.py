@@ -93,7 +93,7 @@ def test_decode_load_is_predicted_for_the_moment_the_prompt_is_computed() -> Non
     assert policy.arrive(job(5_000, *last), 1e9) == SLOW_TOKENS
     # One of them spoke and ended within a second: so do all, and at that moment nobody else decodes.
     policy.spoke(job(0), 10.0)
-    policy.ended(job(0), 11.0)
+    policy.ended(job(0), 11.0, 1)
     assert isinstance(policy.arrive(job(5_001, *last), 1e9), Way)
 
 

@@ -8,6 +8,7 @@ Adding one: write a maker (`PolicyMaker`) in a module of its own and name it in 
 from collections.abc import Callable
 
 from services.domain.errors import ConfigurationInvalid
+from services.replay.policies.baton import baton
 from services.replay.policies.bounded_hashing import bounded_hashing
 from services.replay.policies.chance import by_chance, power_of_two
 from services.replay.policies.dynamo_kv import dynamo_kv
@@ -23,6 +24,7 @@ PolicyMaker = Callable[[Fleet, PolicyOptions], Policy]
 """Makes a policy for a fleet."""
 
 POLICIES: dict[str, PolicyMaker] = {
+    "baton": baton,
     "bounded-hashing": bounded_hashing,
     "dynamo-kv": dynamo_kv,
     "least-loaded": least_loaded,

@@ -80,7 +80,7 @@ class AtOnce:
         if self._decode is not None:
             self._prefill.ended(job)
 
-    def ended(self, job: Job, now_s: float) -> None:
+    def ended(self, job: Job, now_s: float, output_tokens: int) -> None:
         """Learn that a job has all its tokens."""
         (self._decode or self._prefill).ended(job)
 

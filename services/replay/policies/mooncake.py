@@ -196,7 +196,7 @@ class Conductor:
         self._queues[known.prefill].remove(job.index, now_s)
         known.speaks_s, known.has_spoken = now_s, True
 
-    def ended(self, job: Job, now_s: float) -> None:
+    def ended(self, job: Job, now_s: float, output_tokens: int) -> None:
         """Learn how long decoding takes."""
         known = self._under_way.pop(job.index)
         self._ended_count += 1

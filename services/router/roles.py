@@ -1,0 +1,124 @@
+"""How many of some equal workers should decode, the others being free to prefill.
+
+Comes in: prompts as they arrive (in seconds of prefill), what decodes now. Goes out: a number of workers.
+The number is the one for which the wait of a prompt, as a share of the TTFT target, and a decode step, as a
+share of the TPOT target, add up to least: a second more of wait and a second more per token are measured by
+what each may take, so no ratio is set by anyone. Wait: Sakasegawa's approximation for several servers (1977),
+and half a burst, since prompts come in bursts: (index of dispersion - 1) / 2 of them are ahead on average.
+Invariant: functions of values; a number is always between 1 and workers - 1.
+Not here: which workers (`services.replay.policies.baton`), what the planner orders.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+RATE_MEMORY_S = 30.0
+"""Time after which an arrival counts for 1/e in the rate: longer than bursts, shorter than tides."""
+SHAPE_WEIGHT = 0.01
+"""Weight of the newest prompt in the mean and the spread of prefill times: about the last hundred speak."""
+BURST_WINDOW_S = 0.2
+"""Arrivals are counted by windows of so long: about one prefill, since what comes within one must wait."""
+BURST_WEIGHT = 0.02
+"""Weight of the newest window: about the last ten seconds speak."""
+WAIT_MAX_S = 10.0
+"""Wait that stands for a queue that just grows without end."""
+STEP_FRAC_MAX = 0.9
+"""Share of the TPOT target that a step may take; the rest is for what joins meanwhile."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """Prefill work that arrives.
+
+    Attributes:
+        load: seconds of prefill per second.
+        mean_s: of one prompt's prefill.
+        variation: squared coefficient of variation of prefill times.
+        dispersion: index of dispersion of the arrivals: 1 for independent ones, b for bursts of b.
+    """
+
+    load: float
+    mean_s: float
+    variation: float
+    dispersion: float
+
+    def wait_s(self, workers: int) -> float:
+        """Predict the mean wait with so many workers that prefill."""
+        used = self.load / workers
+        if used >= 1.0:
+            return WAIT_MAX_S * used  # without end with any number, and still better with more
+        crowd: float = used ** (math.sqrt(2 * (workers + 1)) - 1) / (workers * (1 - used))
+        burst = max(0.0, self.dispersion - 1) / 2 / workers
+        return min(WAIT_MAX_S, self.mean_s * ((1 + self.variation) / 2 * crowd + burst))
+
+
+class DemandRecord:
+    """Folds arrivals into a demand."""
+
+    def __init__(self) -> None:
+        """Know of no prompt."""
+        self._load = 0.0
+        self._at_s = 0.0
+        self._mean_s = 0.0
+        self._square = 0.0
+        self._window, self._count = 0, 0
+        self._counts, self._count_squares = 1.0, 1.0
+
+    def fold(self, prefill_s: float, now_s: float) -> None:
+        """Take a prompt.
+
+        Args:
+            prefill_s: what its prefill takes where that is shortest.
+            now_s: of its arrival.
+        """
+        self._load = self._load * math.exp(-(now_s - self._at_s) / RATE_MEMORY_S) + prefill_s / RATE_MEMORY_S
+        self._at_s = now_s
+        weight = SHAPE_WEIGHT if self._mean_s else 1.0
+        self._mean_s += weight * (prefill_s - self._mean_s)
+        self._square += weight * (prefill_s * prefill_s - self._square)
+        window = int(now_s / BURST_WINDOW_S)
+        passed = window - self._window
+        if passed:  # the window counted last, and empty ones behind it
+            keep, newest = (1 - BURST_WEIGHT) ** passed, BURST_WEIGHT * (1 - BURST_WEIGHT) ** (passed - 1)
+            self._counts = self._counts * keep + newest * self._count
+            self._count_squares = self._count_squares * keep + newest * self._count * self._count
+            self._window, self._count = window, 0
+        self._count += 1
+
+    def demand(self) -> Demand:
+        """Describe what arrives."""
+        mean_square = self._mean_s * self._mean_s
+        return Demand(
+            load=self._load,
+            mean_s=self._mean_s,
+            variation=max(0.0, self._square / mean_square - 1) if mean_square else 0.0,
+            dispersion=(self._count_squares - self._counts**2) / self._counts if self._counts else 1.0,
+        )
+
+
+def decoder_count(
+    worker_count: int,
+    demand: Demand,
+    *,
+    step_s: Callable[[int], float],
+    ttft_target_s: float,
+    tpot_target_s: float,
+) -> int:
+    """Choose how many workers decode.
+
+    Args:
+        worker_count: workers in all, >= 1; with one it does everything.
+        demand: what is to be prefilled.
+        step_s: decode step when what decodes now is shared by so many workers, s.
+        ttft_target_s: of a request.
+        tpot_target_s: of a request.
+    """
+    best: tuple[bool, float, int] | None = None
+    for decoders in range(1, max(2, worker_count)):
+        share = step_s(decoders) / tpot_target_s
+        wait = demand.wait_s(max(1, worker_count - decoders)) / ttft_target_s
+        offer = (share > STEP_FRAC_MAX, wait + share, decoders)
+        if best is None or offer < best:
+            best = offer
+    return best[2] if best else 1

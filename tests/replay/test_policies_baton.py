@@ -1,0 +1,78 @@
+"""Baton's placement: late binding, soft roles, and no ratio that anybody sets."""
+
+from services.replay.policies.baton import baton
+from services.replay.policies.options import PolicyOptions
+from services.replay.policy import WorkerState
+from services.replay.run import ReplaySettings, replay
+from services.replay.workloads import make_workload
+from tests.replay.choosing import StillFleet, job
+
+
+def busy(state: WorkerState, until_s: float) -> WorkerState:
+    """Make a worker that decodes one long sequence, in a step that ends then."""
+    return WorkerState(
+        decode_count=1,
+        decode_context_tokens=200_000,
+        waiting_count=0,
+        pulling_count=0,
+        prefill_count=0,
+        prefill_pending_tokens=0,
+        free_blocks=state.free_blocks,
+        step_end_s=until_s,
+    )
+
+
+def test_nothing_is_bound_before_a_worker_can_begin_it() -> None:
+    """With one idle worker, of three prompts one is handed out, and it is the shortest."""
+    fleet = StillFleet(1)
+    policy = baton(fleet, PolicyOptions())
+    for number, tokens in enumerate((9_000, 700, 3_000)):
+        assert policy.arrive(job(number, tail_tokens=tokens), 0.0) is None
+    assert [(bound.index, way.prefill) for bound, way in policy.dispatch(0.0)] == [(1, 0)]
+    assert policy.held_count == 2
+    assert not policy.dispatch(0.0), "the worker is taken until its prompt is computed"
+
+
+def test_what_can_no_longer_be_in_time_lets_others_go_first() -> None:
+    """A prompt whose target has passed stands behind a somewhat longer one that can still meet it."""
+    fleet = StillFleet(1)
+    policy = baton(fleet, PolicyOptions(ttft_slo_s=2.0))
+    policy.arrive(job(0, tail_tokens=6_000, arrival_s=0.0), 0.0)
+    policy.arrive(job(1, tail_tokens=8_000, arrival_s=2.5), 2.5)
+    assert [bound.index for bound, _ in policy.dispatch(2.5)] == [1]
+
+
+def test_a_prefix_is_fetched_where_that_is_quicker_than_waiting_for_its_holder() -> None:
+    """A busy holder's blocks go to an idle worker; a few blocks are not worth a transfer's fixed cost."""
+    fleet = StillFleet(2)
+    names = list(range(1, 101))
+    fleet.cached[0] = set(names)
+    fleet.states[0] = busy(fleet.states[0], until_s=9.0)
+    policy = baton(fleet, PolicyOptions())
+    policy.arrive(job(0, *names, tail_tokens=10), 0.0)
+    ((_, way),) = policy.dispatch(0.0)
+    assert (way.prefill, way.fetch_from, way.fetch_blocks) == (1, 0, 100)
+
+
+def test_a_prompt_stays_with_its_prefix_when_its_holder_is_free() -> None:
+    """No transfer where none is needed."""
+    fleet = StillFleet(3)
+    names = list(range(1, 101))
+    fleet.cached[2] = set(names)
+    policy = baton(fleet, PolicyOptions())
+    policy.arrive(job(0, *names, tail_tokens=10), 0.0)
+    ((_, way),) = policy.dispatch(0.0)
+    assert (way.prefill, way.fetch_from) == (2, None)
+
+
+def test_one_configuration_serves_prompts_and_outputs() -> None:
+    """Nothing told it the workload: tails stay in their targets with long prompts and with long outputs."""
+    for name in ("no-reuse", "long-outputs"):
+        trace = make_workload(name, seed=1, count=300)
+        settings = ReplaySettings(policy="baton", workers=4, timing="dynamo-mocker")
+        report, cluster = replay(trace, settings)
+        assert report.completed_count == 300
+        assert report.goodput_p99_count > 270
+        assert len({record.prefill_worker for record in cluster.records}) == 4, (
+            "every worker prefills at times"
+        )

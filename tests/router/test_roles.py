@@ -1,0 +1,88 @@
+"""How many workers decode: enough for the pace, few enough for prompts, whatever the load."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.domain.performance import PRESETS
+from services.router.roles import Demand, DemandRecord, decoder_count
+
+MODEL = PRESETS["dynamo-mocker"]
+QUIET = Demand(load=0.05, mean_s=0.2, variation=1.0, dispersion=1.0)
+
+
+def chosen(demand: Demand, *, sequences: int, tokens: float, workers: int = 8) -> int:
+    """Choose for engines of one preset."""
+    return decoder_count(
+        workers,
+        demand,
+        step_s=lambda n: MODEL.decode_s(sequence_count=-(-sequences // n), context_tokens=round(tokens / n)),
+        ttft_target_s=2.0,
+        tpot_target_s=0.025,
+    )
+
+
+@given(
+    st.integers(1, 64), st.floats(0, 100), st.floats(0, 5), st.integers(1, 4000), st.integers(0, 10_000_000)
+)
+def test_each_phase_keeps_a_worker(
+    workers: int, load: float, dispersion: float, sequences: int, tokens: int
+) -> None:
+    """At any load one worker is left for prompts, and one decodes."""
+    demand = Demand(load=load, mean_s=0.2, variation=1.0, dispersion=dispersion)
+    count = chosen(demand, sequences=sequences, tokens=tokens, workers=workers)
+    assert 1 <= count <= max(1, workers - 1)
+
+
+def test_more_to_decode_takes_more_workers() -> None:
+    """With the same prompts, longer contexts get more workers."""
+    busy = Demand(load=2.0, mean_s=0.2, variation=2.0, dispersion=5.0)
+    counts = [chosen(busy, sequences=50, tokens=tokens) for tokens in (10_000, 400_000, 1_500_000)]
+    assert counts == sorted(set(counts))
+
+
+def test_a_target_is_kept_where_it_can_be() -> None:
+    """However many prompts wait, decoding gets the workers that its target needs."""
+    flood = Demand(load=50.0, mean_s=0.2, variation=1.0, dispersion=1.0)
+    count = chosen(flood, sequences=80, tokens=1_600_000)
+    assert MODEL.decode_s(sequence_count=20, context_tokens=1_600_000 // count) <= 0.9 * 0.025
+    assert MODEL.decode_s(sequence_count=20, context_tokens=1_600_000 // (count - 1)) > 0.9 * 0.025
+
+
+def test_a_flood_of_prompts_leaves_decoding_what_it_needs() -> None:
+    """Where prompts pile up without end anyway, no worker decodes that could help with them."""
+    flood = Demand(load=50.0, mean_s=0.2, variation=1.0, dispersion=1.0)
+    assert chosen(flood, sequences=4, tokens=50_000) == 1
+
+
+def test_prompts_take_workers_from_decoding() -> None:
+    """The more prefill arrives, or the more at once, the fewer workers decode."""
+    busy = Demand(load=3.5, mean_s=0.2, variation=2.0, dispersion=1.0)
+    bursts = Demand(load=0.05, mean_s=0.2, variation=1.0, dispersion=30.0)
+    quiet = chosen(QUIET, sequences=10, tokens=120_000)
+    assert chosen(busy, sequences=10, tokens=120_000) < quiet
+    assert chosen(bursts, sequences=10, tokens=120_000) < quiet
+
+
+@pytest.mark.parametrize("burst", [1, 10])
+def test_load_and_bursts_are_learned(burst: int) -> None:
+    """Ten prompts of 0.1 s each 3 s are a third of a worker's work, and a burst of ten is seen as one."""
+    record = DemandRecord()
+    for number in range(600):
+        at_s = 3.0 * (number // burst) if burst > 1 else 0.3 * number
+        record.fold(0.1, at_s)
+    demand = record.demand()
+    assert demand.load == pytest.approx(1 / 3, rel=0.15)
+    assert demand.mean_s == pytest.approx(0.1)
+    assert demand.variation == pytest.approx(0.0, abs=1e-9)
+    if burst > 1:
+        assert demand.dispersion == pytest.approx(burst, rel=0.3)
+    else:
+        assert demand.dispersion < 1.0
+
+
+@given(st.integers(1, 30), st.floats(0, 40))
+def test_more_workers_wait_less(workers: int, load: float) -> None:
+    """The predicted wait never grows with the number of workers."""
+    demand = Demand(load=load, mean_s=0.2, variation=1.5, dispersion=4.0)
+    assert demand.wait_s(workers + 1) <= demand.wait_s(workers)
