@@ -34,7 +34,7 @@ RESERVED = frozenset({"rate_limited", "deadline_unmeetable"})
 def commands(text: str) -> Iterator[str]:
     """Yield the arguments of each `baton` command in code blocks that show what to type."""
     for fence in FENCE.finditer(text):
-        for line in fence["body"].splitlines():
+        for line in fence["body"].replace("\\\n", " ").splitlines():
             if line.startswith((".venv/bin/baton ", "baton ")):
                 yield re.split(r"\s+[#<>|]", line, maxsplit=1)[0].split("baton ", 1)[1]
 
