@@ -7,14 +7,17 @@ Not here: prices (`services.router.ways`), the choice (`services.router.placemen
 (`services.router.refusal`).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
-from services.domain.placement import PlacementQuery
+import numpy as np
+
+from services.domain.placement import Candidate, PlacementQuery
 from services.domain.request import is_batch
-from services.router.refusal import Bar
+from services.router.lineup import Column, Mask
+from services.router.refusal import Bar, Barred
 from services.router.settings import RouterSettings
-from services.router.ways import Way
+from services.router.way import Ways
 
 WAIT_FLOOR_FRAC = 0.25
 """Wait that is always allowed, in TTFT targets: a prompt whose own prefill takes longer than the target
@@ -69,43 +72,84 @@ class Bounds:
             return floor_s - self.waited_s
         return max(self.ttft_target_s - solo_s, floor_s) - self.waited_s
 
-    def predicted_s(self, way: Way) -> float:
+    def predicted_s(self, way: Candidate) -> float:
         """Seconds until the last token, if the output is as long as expected."""
         return way.ttft_s + self.tail_tokens * way.tpot_s
 
-    def judge(self, priced: Sequence[Way]) -> tuple[list[Way], list[tuple[Way, Bar]]]:
-        """Split ways into those that serve the request well, and the others with what is wrong."""
-        if self.burst_wait_s is None:
-            ways = [
-                way
-                for way in priced
-                if not way.room_s and way.wait_s <= self.wait_max_s(way.ttft_s - way.wait_s)
-            ]
-        else:
-            longest_s = self.burst_wait_s - self.waited_s
-            ways = [way for way in priced if way.wait_s <= longest_s and not way.room_s]
-        if self.deadline_s is not None:
-            tail, limit_s = self.tail_tokens, self.deadline_s
-            ways = [way for way in ways if way.ttft_s + tail * way.tpot_s <= limit_s]
-        if len(ways) == len(priced):
-            return ways, []
-        good = set(ways)
-        return ways, [(way, self._bar(way)) for way in priced if way not in good]
+    def good(self, ways: Ways) -> Mask | None:
+        """Tell the ways that serve the request well; None when all do.
 
-    def _bar(self, way: Way) -> Bar:
+        Returns:
+            Shape [places]; what is no way at all may be true or false.
+        """
+        if self.burst_wait_s is not None:
+            good: Mask = ways.wait_s <= self.burst_wait_s - self.waited_s
+        else:
+            good = ways.wait_s <= self._waits_max_s(ways)
+        if ways.room_s is not None:
+            good &= ways.room_s == 0.0
+        if self.deadline_s is not None:
+            good &= ways.ttft_s + self.tail_tokens * ways.tpot_s <= self.deadline_s
+        return None if np.count_nonzero(good) == len(good) else good
+
+    def nearest(self, ways: Ways, barred: Mask) -> list[Barred]:
+        """Take those barred ways that a refusal speaks of: the best by each number that it may name.
+
+        Args:
+            ways: all.
+            barred: those that could be gone, but not well; shape [places].
+        """
+        predicted_s = ways.ttft_s + self.tail_tokens * ways.tpot_s
+        over_s = ways.wait_s - self._waits_max_s(ways)
+        late = barred & (over_s > 0.0)
+        missed = np.zeros_like(barred)
+        if self.deadline_s is not None:
+            missed = barred & ~late & (predicted_s > self.deadline_s)
+        idle_s = predicted_s - ways.wait_s
+        asked: list[tuple[Mask, Column]] = [(late, over_s)]
+        asked += [(missed, number_s) for number_s in (predicted_s, idle_s, ways.wait_s)]
+        if ways.room_s is not None:
+            asked.append((barred & ~late & ~missed, ways.room_s))
+        places = [int(np.where(mask, number_s, inf).argmin()) for mask, number_s in asked if mask.any()]
+        return [
+            Barred(
+                bar=self.bar(way),
+                wait_s=way.wait_s,
+                wait_max_s=self.wait_max_s(way.ttft_s - way.wait_s),
+                room_s=0.0 if ways.room_s is None else float(ways.room_s[place]),
+                predicted_s=self.predicted_s(way),
+            )
+            for place, way in zip(places, ways.candidates(places), strict=True)
+        ]
+
+    def bar(self, way: Candidate) -> Bar:
+        """Name the first thing that is wrong with a way that is not good."""
         if way.wait_s > self.wait_max_s(way.ttft_s - way.wait_s):
             return Bar.LATE
         if self.deadline_s is not None and self.predicted_s(way) > self.deadline_s:
             return Bar.DEADLINE
         return Bar.FULL
 
-    def objection(self, way: Way, bar: Bar) -> str:
-        """Say what is wrong with a way."""
-        match bar:
+    def _waits_max_s(self, ways: Ways) -> Column | float:
+        if self.burst_wait_s is not None or self.batch:
+            return self.wait_max_s(0.0)
+        floor_s = self.ttft_target_s * WAIT_FLOOR_FRAC
+        solo_s = ways.ttft_s - ways.wait_s
+        return np.maximum(self.ttft_target_s - solo_s, floor_s) - self.waited_s
+
+    def objections(self, ways: Ways, places: list[int]) -> list[str]:
+        """Say what is wrong with ways that are not good."""
+        return [
+            self._objection(way, 0.0 if ways.room_s is None else float(ways.room_s[place]))
+            for place, way in zip(places, ways.candidates(places), strict=True)
+        ]
+
+    def _objection(self, way: Candidate, room_s: float) -> str:
+        match self.bar(way):
             case Bar.LATE:
                 longest_s = self.wait_max_s(way.ttft_s - way.wait_s)
                 return f"its wait of {way.wait_s:.2f} s is longer than {max(0.0, longest_s):.2f} s"
             case Bar.FULL:
-                return f"decode has no room for it before {way.room_s:.2f} s"
+                return f"decode has no room for it before {room_s:.2f} s"
             case Bar.DEADLINE:
                 return f"its end in {self.predicted_s(way):.2f} s is after the deadline"

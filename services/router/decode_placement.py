@@ -13,11 +13,13 @@ from services.domain.ids import WorkerId
 from services.domain.placement import DecodeCandidate, DecodePlacement, DecodeQuery
 from services.domain.worker import Phase
 from services.router.filters import Need
-from services.router.fleet import FleetView, WorkerView, hash64
+from services.router.fleet import FleetView
 from services.router.prices import preemption_s
 from services.router.refusal import Bar, Barred, refuse
 from services.router.settings import RouterSettings
-from services.router.sifting import sift, tie, wait_for_room_s
+from services.router.sifting import sift, wait_for_room_s
+from services.router.way import tie
+from services.router.worker_view import WorkerView, hash64
 
 
 class _Seat(NamedTuple):

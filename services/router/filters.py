@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from services.domain.ids import WorkerId
-from services.router.fleet import WorkerView
+from services.router.worker_view import WorkerView
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,32 +9,50 @@ Not here: prices (`services.router.ways`), who decodes a handoff (`services.rout
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from math import inf
 
 from services.domain.errors import Rejected
 from services.domain.ids import WorkerId
 from services.domain.placement import Candidate, Path, PathPreference, Placement, PlacementQuery
-from services.domain.worker import Phase
 from services.router.bounds import Bounds
-from services.router.filters import Need
-from services.router.fleet import FleetView, WorkerView
+from services.router.fleet import FleetView
+from services.router.lineup import Mask
 from services.router.queue_load import QueueLoad
-from services.router.refusal import Bar, Barred, refuse
+from services.router.refusal import Bar, refuse
 from services.router.settings import RouterSettings
-from services.router.sifting import sift
-from services.router.ways import Pricing, Way
+from services.router.sifting import Able, sift_lineup
+from services.router.way import Glance, Ways
+from services.router.ways import Pricing
+from services.router.worker_view import WorkerView
 
 _WANTED = {PathPreference.LOCAL: Path.LOCAL, PathPreference.REMOTE: Path.REMOTE}
+_OTHER = {Path.LOCAL: Path.REMOTE, Path.REMOTE: Path.LOCAL}
 
 
-@dataclass(slots=True, kw_only=True)
 class _Options:
     """Everything looked at for one query."""
 
-    ways: list[Way]
-    barred: list[tuple[Way, Bar]]
-    """Could be gone, but not well: the first thing wrong with each."""
-    excluded: list[tuple[Path, WorkerView, str]]
+    def __init__(self, ways: Ways, able: Able, bounds: Bounds, *, judged: bool) -> None:
+        self.ways, self.bounds, self._able = ways, bounds, able
+        self.good = bounds.good(ways) if judged else None
+        """Ways that would do; None when all do."""
+
+    def barred(self) -> Mask | None:
+        """Tell the ways that could be gone, but not well; None when there is none."""
+        return None if self.good is None else ~self.good & (self.ways.cost_s < inf)
+
+    def excluded(self) -> list[tuple[Path, WorkerView, str]]:
+        """Say who could not be chosen and why."""
+        return self._able.excluded(self.ways.alone)
+
+    def best(self, count: int, path: Path | None = None) -> list[int]:
+        """Find the best of the ways that would do."""
+        return self.ways.best(count, path=path, among=self.good)
+
+    def best_barred(self, count: int, path: Path | None = None) -> list[int]:
+        """Find the best of the barred ways."""
+        barred = self.barred()
+        return [] if barred is None else self.ways.best(count, path=path, among=barred)
 
 
 def place(
@@ -65,28 +83,22 @@ def place(
     options = _look(
         query, fleet=fleet, overlaps=overlaps, queue=queue, settings=settings, now_s=now_s, bounds=bounds
     )
-    if not options.ways:
+    preference = settings.preference if query.preference is PathPreference.AUTO else query.preference
+    wanted = _WANTED.get(preference)
+    room = settings.candidates_kept
+    best = options.best(room, wanted) or (options.best(room) if wanted else [])
+    if not best:
+        barred = options.barred()
         return refuse(
             query,
             fleet=fleet,
             settings=settings,
             room_max_s=bounds.wait_max_s(0.0),
-            barred=[
-                Barred(
-                    bar=bar,
-                    wait_s=way.wait_s,
-                    wait_max_s=bounds.wait_max_s(way.ttft_s - way.wait_s),
-                    room_s=way.room_s,
-                    predicted_s=bounds.predicted_s(way),
-                )
-                for way, bar in options.barred
-            ],
-            excluded=[(view, why) for _, view, why in options.excluded],
+            barred=[] if barred is None else bounds.nearest(options.ways, barred),
+            excluded=[(view, why) for _, view, why in options.excluded()],
         )
-    preference = settings.preference if query.preference is PathPreference.AUTO else query.preference
-    wanted = _WANTED.get(preference)
-    options.ways.sort()
-    chosen = next((way for way in options.ways if way.path is wanted), options.ways[0])
+    kept = options.ways.candidates(best)
+    chosen = kept[0]
     return Placement(
         request_id=query.request_id,
         path=chosen.path,
@@ -95,8 +107,8 @@ def place(
         predicted_ttft_s=chosen.ttft_s,
         predicted_tpot_s=chosen.tpot_s,
         predicted_s=bounds.predicted_s(chosen),
-        reason=_reason(query, chosen, options, wanted),
-        candidates=_record(chosen, options, bounds, wanted, settings),
+        reason=_reason(query, best, chosen, options, wanted),
+        candidates=_record(kept, options, wanted, room),
     )
 
 
@@ -110,55 +122,41 @@ def _look(
     now_s: float,
     bounds: Bounds,
 ) -> _Options:
-    model = query.scope.model
-    avoid = frozenset(query.avoid_worker_ids)
-    aged_s = fleet.aged_now_s(now_s)
-
-    def need(tokens: int) -> Need:
-        return Need(tokens=tokens, avoid=avoid, now_s=aged_s, stale_after_s=settings.stale_after_s)
-
-    decoders, no_decoders = sift(
-        fleet.serving(model, Phase.DECODE), need(query.prompt_tokens + query.output_tokens_max)
+    lineup = fleet.lineup(query.scope.model)
+    able = sift_lineup(
+        lineup,
+        decode_tokens=query.prompt_tokens + query.output_tokens_max,
+        prefill_tokens=query.prompt_tokens + 1,
+        avoid=query.avoid_worker_ids,
+        now_s=fleet.aged_now_s(now_s),
+        stale_after_s=settings.stale_after_s,
+        queue_reachable=queue.reachable,
     )
-    prefillers, no_prefillers = sift(fleet.serving(model, Phase.PREFILL), need(query.prompt_tokens + 1))
-    excluded = [(Path.LOCAL, view, why) for view, why in no_decoders]
-    excluded += [(Path.REMOTE, view, why) for view, why in no_prefillers]
-    if not queue.reachable:
-        excluded += [(Path.REMOTE, view, "the prefill queue does not answer") for view in prefillers]
-        prefillers = []
     pricing = Pricing(
         query,
+        lineup=lineup,
+        able=able,
         overlaps=overlaps,
         queue=queue,
-        prefiller_count=len(prefillers),
-        decoder_count=len(decoders),
         tpot_s=settings.tpot_target_s,
         step_max_s=bounds.step_max_s,
     )
-    priced, alone = pricing.ways(decoders=decoders, prefillers=prefillers)
-    excluded += [(Path.REMOTE, view, "no other worker could decode what it prefills") for view in alone]
-    if query.begun or not settings.early_rejection:
-        return _Options(ways=priced, barred=[], excluded=excluded)
-    ways, barred = bounds.judge(priced)
-    return _Options(ways=ways, barred=barred, excluded=excluded)
+    return _Options(pricing.ways(), able, bounds, judged=settings.early_rejection and not query.begun)
 
 
 def _record(
-    chosen: Way, options: _Options, bounds: Bounds, wanted: Path | None, settings: RouterSettings
+    kept: list[Candidate], options: _Options, wanted: Path | None, room: int
 ) -> tuple[Candidate, ...]:
-    """Turn the best ways, and as far as there is room the others, into candidates."""
-    room = settings.candidates_kept
-    restricted = chosen.path is wanted
-    free = [way for way in options.ways if not restricted or way.path is wanted]
-    unwanted = [way for way in options.ways if restricted and way.path is not wanted]
-    kept = [way.candidate() for way in free[:room]]
-    kept += [way.candidate(f"{wanted} prefill was asked for") for way in unwanted[: max(0, room - len(kept))]]
-    kept += [
-        way.candidate(bounds.objection(way, bar))
-        for way, bar in sorted(options.barred)[: max(0, room - len(kept))]
-    ]
+    """Add to the best ways, as far as there is room, the others."""
+    ways = options.ways
+    if len(kept) < room and kept[0].path is wanted:
+        places = options.best(room - len(kept), _OTHER[wanted])
+        kept = kept + ways.candidates(places, [f"{wanted} prefill was asked for"] * len(places))
     if len(kept) < room:
-        rest = sorted(options.excluded, key=lambda e: (e[1].worker_id, e[0]))
+        places = options.best_barred(room - len(kept))
+        kept = kept + ways.candidates(places, options.bounds.objections(ways, places))
+    if len(kept) < room:
+        rest = sorted(options.excluded(), key=lambda e: (e[1].worker_id, e[0]))
         kept += [
             Candidate(path=path, worker_id=view.worker_id, excluded=why)
             for path, view, why in rest[: room - len(kept)]
@@ -166,8 +164,12 @@ def _record(
     return tuple(kept)
 
 
-def _reason(query: PlacementQuery, chosen: Way, options: _Options, wanted: Path | None) -> str:
+def _reason(
+    query: PlacementQuery, best: list[int], taken: Candidate, options: _Options, wanted: Path | None
+) -> str:
     """Say in one sentence what was chosen and what spoke against the other path."""
+    ways = options.ways
+    chosen = ways.glance(best[0])
     parts: list[str] = []
     if wanted is not None:
         asked = "was asked for" if chosen.path is wanted else "was asked for but is impossible"
@@ -175,21 +177,22 @@ def _reason(query: PlacementQuery, chosen: Way, options: _Options, wanted: Path 
         parts.append(f"{wanted} prefill {asked}{why}")
     blocks = len(query.block_hashes)
     parts.append(
-        f"worker {chosen.worker_id} holds {chosen.overlap_blocks} of {blocks} blocks; "
+        f"worker {chosen.worker_id} holds {taken.overlap_blocks} of {blocks} blocks; "
         f"predicted TTFT {_ms(chosen.ttft_s)}"
     )
     if chosen.harm_s > 0:
         parts.append(f"it stalls {_stall(chosen)}")
-    other = next((way for way in options.ways if way.path is not chosen.path), None)
-    if other is not None and (wanted is None or chosen.path is wanted):
-        parts.append(_against(other))
-    elif other is None and wanted is None:
-        rest = Path.REMOTE if chosen.path is Path.LOCAL else Path.LOCAL
-        parts.append(f"{rest} is impossible{_why_not(rest, options)}")
+    rest = _OTHER[chosen.path]
+    if wanted is None or chosen.path is wanted:
+        others = ways.of_path(best, rest) or options.best(1, rest)
+        if others:
+            parts.append(_against(ways.glance(others[0])))
+        elif wanted is None:
+            parts.append(f"{rest} is impossible{_why_not(rest, options)}")
     return f"{chosen.path}: " + "; ".join(parts)
 
 
-def _against(other: Way) -> str:
+def _against(other: Glance) -> str:
     how = "prefilling on" if other.path is Path.LOCAL else "handing over from"
     stall = f" and stall {_stall(other)}" if other.harm_s > 0 else ""
     return f"{how} {other.worker_id} would take {_ms(other.ttft_s)}{stall}"
@@ -197,19 +200,17 @@ def _against(other: Way) -> str:
 
 def _why_not(path: Path, options: _Options) -> str:
     """Say why a path is closed, by the first worker that would have offered it."""
-    barred = [(way, bar) for way, bar in options.barred if way.path is path]
-    if barred:
-        least, bar = min(barred)
-        what = "is full for" if bar is Bar.FULL else "would keep it waiting for"
+    for least in options.ways.candidates(options.best_barred(1, path)):
+        what = "is full for" if options.bounds.bar(least) is Bar.FULL else "would keep it waiting for"
         return f" ({least.worker_id} {what} {least.wait_s:.1f} s)"
-    excluded = sorted((v.worker_id, why) for p, v, why in options.excluded if p is path)
+    excluded = sorted((v.worker_id, why) for p, v, why in options.excluded() if p is path)
     if not excluded:
         return " (no worker offers it)"
     worker_id, why = excluded[0]
     return f" ({worker_id}: {why})"
 
 
-def _stall(way: Way) -> str:
+def _stall(way: Glance) -> str:
     plural = "request" if way.harmed_count == 1 else "requests"
     each = "" if way.harmed_count == 1 else " each"
     return f"{way.harmed_count} running {plural} for {_ms(way.harm_s / way.harmed_count)}{each}"

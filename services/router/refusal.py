@@ -20,8 +20,9 @@ from services.domain.errors import (
 )
 from services.domain.placement import DecodeQuery, PlacementQuery
 from services.domain.worker import Phase
-from services.router.fleet import FleetView, WorkerView
+from services.router.fleet import FleetView
 from services.router.settings import RouterSettings
+from services.router.worker_view import WorkerView
 
 
 class Bar(StrEnum):

@@ -17,7 +17,7 @@ from services.domain.worker import WorkerStatus
 from services.router.accuracy import HitRecord, IndexWrong
 from services.router.decode_placement import place_decode
 from services.router.findings import Applied, Folded, GapFound
-from services.router.fleet import FleetView, burden_of_prompt, burden_of_sequence
+from services.router.fleet import FleetView
 from services.router.index import PrefixIndex
 from services.router.ledger import Burden, Ledger
 from services.router.output_lengths import OutputLengths
@@ -25,6 +25,7 @@ from services.router.placement import place
 from services.router.pressure import Pressure
 from services.router.queue_load import QueueClass, QueueLoad, queue_class, read_queue
 from services.router.settings import RouterSettings
+from services.router.worker_view import burden_of_prompt, burden_of_sequence
 
 
 class Router:

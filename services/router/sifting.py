@@ -1,23 +1,25 @@
-"""From all workers of a phase to those that can be chosen, and why the others cannot.
+"""From all workers of a model to those that can be chosen, and why the others cannot.
 
-Comes in: views and a need. Goes out: the able ones and the rest with reasons.
+Comes in: a lineup, or views, and needs. Goes out: the able ones; the rest with reasons, to whoever asks.
 Invariant: nothing is refused that a worker could serve: when all able workers fell silent (the bus is
-slow, not the workers), the last known statuses are used.
+slow, not the workers), the last known statuses are used. The columns say of each worker what the filters say.
 Not here: the single filters (`services.router.filters`).
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from math import inf
 
-from services.domain.blocks import blocks_for
-from services.router.filters import FILTERS_OF_ENGINE, FILTERS_OF_WORKER, Filter, Need
-from services.router.fleet import WorkerView
-from services.router.prices import room_wait_s
+import numpy as np
 
-SPREAD = 0x9E3779B97F4A7C15
-"""2**64 / golden ratio, odd (D. Knuth, The Art of Computer Programming, 6.4: multiplicative hashing)."""
-MASK = 0xFFFF_FFFF_FFFF_FFFF
+from services.domain.blocks import blocks_for
+from services.domain.ids import WorkerId
+from services.domain.placement import Path
+from services.domain.worker import Phase
+from services.router.filters import FILTERS_OF_ENGINE, FILTERS_OF_WORKER, Filter, Need
+from services.router.lineup import Lineup, Mask, Part
+from services.router.prices import room_wait_s
+from services.router.worker_view import WorkerView
 
 _OF_WORKER = tuple(FILTERS_OF_WORKER.values())
 _OF_ENGINE = tuple(FILTERS_OF_ENGINE.values())
@@ -88,10 +90,119 @@ def wait_for_room_s(view: WorkerView, *, tokens: int, output_tokens: int) -> flo
     )
 
 
-def tie(request_seed: int, worker_seed: int) -> int:
-    """Order equal costs by a hash of request and worker, so that equal workers share equal requests.
+@dataclass(slots=True, kw_only=True)
+class Able:
+    """Who of a lineup may be chosen.
 
-    Multiplying spreads the difference of two seeds over all bits, so each worker comes first for an equal
-    share of requests.
+    Attributes:
+        lineup: the workers.
+        queue_reachable: whether a prompt could be queued now at all.
+        decoder_count: decoders that may be chosen.
+        prefiller_count: prefillers that may be chosen.
+        decode: what a worker that decodes is asked; None when all workers may be chosen.
+        prefill: what a worker that prefills is asked; None when all workers may be chosen.
+        mask: shape [places]; None when all may be chosen.
     """
-    return ((worker_seed ^ request_seed) * SPREAD) & MASK
+
+    lineup: Lineup
+    queue_reachable: bool
+    decoder_count: int
+    prefiller_count: int
+    decode: Need | None = None
+    prefill: Need | None = None
+    mask: Mask | None = None
+
+    def excluded(self, alone: Mask | None) -> list[tuple[Path, WorkerView, str]]:
+        """Say why the others cannot be chosen.
+
+        Args:
+            alone: prefillers whose KV no other worker could decode; shape [prefillers].
+        """
+        first = self.lineup.sight().decoders.count
+        closed = np.zeros(self.lineup.sight().all.count, bool) if self.mask is None else ~self.mask
+        if alone is not None:
+            closed[first:] |= alone
+        found: list[tuple[Path, WorkerView, str]] = []
+        for place in closed.nonzero()[0].tolist():
+            view = self.lineup.view(place)
+            if place < first:
+                found.append((Path.LOCAL, view, _why(view, self.decode) or "cannot be chosen"))
+            elif why := _why(view, self.prefill):
+                found.append((Path.REMOTE, view, why))
+            elif not self.queue_reachable:
+                found.append((Path.REMOTE, view, "the prefill queue does not answer"))
+            else:
+                found.append((Path.REMOTE, view, "no other worker could decode what it prefills"))
+        return found
+
+
+def sift_lineup(
+    lineup: Lineup,
+    *,
+    decode_tokens: int,
+    prefill_tokens: int,
+    avoid: Collection[WorkerId],
+    now_s: float,
+    stale_after_s: float,
+    queue_reachable: bool,
+) -> Able:
+    """Find out who may be chosen.
+
+    Args:
+        lineup: workers of the model.
+        decode_tokens: KV tokens that a worker that decodes would come to hold.
+        prefill_tokens: KV tokens that a worker that prefills would come to hold.
+        avoid: workers that failed the request before.
+        now_s: moment to which statuses have aged.
+        stale_after_s: age up to which a status is trusted.
+        queue_reachable: whether a prompt could be queued now at all.
+    """
+    sight = lineup.sight()
+    first, count = sight.decoders.count, sight.all.count
+    fits = max(decode_tokens, prefill_tokens) <= sight.least_held_tokens
+    if fits and queue_reachable and not avoid and lineup.fresh(now_s, stale_after_s):
+        return Able(lineup=lineup, queue_reachable=True, decoder_count=first, prefiller_count=count - first)
+
+    def need(tokens: int) -> Need:
+        return Need(tokens=tokens, avoid=frozenset(avoid), now_s=now_s, stale_after_s=stale_after_s)
+
+    decode = _trusting(lineup, sight.decoders, Phase.DECODE, need(decode_tokens))
+    prefill = _trusting(lineup, sight.prefillers, Phase.PREFILL, need(prefill_tokens))
+    decoders = _mask(lineup, sight.decoders, Phase.DECODE, decode)
+    prefillers = _mask(lineup, sight.prefillers, Phase.PREFILL, prefill) & queue_reachable
+    return Able(
+        lineup=lineup,
+        queue_reachable=queue_reachable,
+        decoder_count=int(np.count_nonzero(decoders)),
+        prefiller_count=int(np.count_nonzero(prefillers)),
+        decode=decode,
+        prefill=prefill,
+        mask=np.concatenate((decoders, prefillers)),
+    )
+
+
+def _trusting(lineup: Lineup, part: Part, phase: Phase, need: Need) -> Need:
+    """Trust old statuses when no younger one is left of those who could serve."""
+    if part.count and not np.count_nonzero(_mask(lineup, part, phase, need)):
+        aged = replace(need, stale_after_s=inf)
+        if np.count_nonzero(_mask(lineup, part, phase, aged)):
+            return aged
+    return need
+
+
+def _mask(lineup: Lineup, part: Part, phase: Phase, need: Need) -> Mask:
+    """Ask all filters of all workers; shape [places of the part]."""
+    able: Mask = need.now_s - part.loads.seen_at_s <= need.stale_after_s
+    able &= part.traits.holds_tokens_max >= need.tokens
+    first = lineup.sight().decoders.count if phase is Phase.PREFILL else 0
+    for worker_id in need.avoid:
+        place = lineup.place(worker_id, phase)
+        if place is not None:
+            able[place - first] = False
+    return able
+
+
+def _why(view: WorkerView, need: Need | None) -> str | None:
+    if need is None:
+        return None
+    return _objection(view, need, _OF_WORKER) or _objection(view, need, _OF_ENGINE)

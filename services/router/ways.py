@@ -1,115 +1,60 @@
-"""Every way in which a prompt can be served, priced.
+"""Every way in which a prompt can be served, priced: all workers in one go, in columns.
 
-Comes in: able workers, overlaps, the queue. Goes out: ways, comparable by cost and then by a hash.
-Invariant: the price of a way depends on its own worker, on the queue and, when the prompt is handed
-over, on the best worker that would decode it; never on the order in which workers are looked at.
+Comes in: a lineup, who is able, overlaps, the queue. Goes out: ways, comparable by cost and then by a hash.
+Invariant: the price of a way depends on its own worker, on the queue and, when the prompt is handed over, on
+the best worker that would decode it; never on the order in which workers are looked at. No operation mixes
+workers, so equal workers have equal prices to the last bit.
 Not here: which way is taken and why (`services.router.placement`).
 """
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from itertools import repeat
+from math import inf
 
-from services.domain.blocks import blocks_for
+import numpy as np
+
 from services.domain.ids import WorkerId
-from services.domain.placement import Candidate, Path, PlacementQuery
-from services.router.fleet import WorkerView, hash64
-from services.router.prices import PromptPrice, backlog_s, price_prompt, room_wait_s
+from services.domain.placement import PlacementQuery
+from services.domain.worker import Phase
+from services.router.lineup import Column, Lineup, Mask, Number, Part, larger
+from services.router.prompt_prices import PromptPrices
 from services.router.queue_load import QueueLoad
-from services.router.sifting import MASK, SPREAD, wait_for_room_s
-
-
-class Way(NamedTuple):
-    """One way; compares by its fields in order. A tuple, because a decision makes one per worker."""
-
-    cost_s: float
-    tie: int
-    worker_id: WorkerId
-    path: Path
-    overlap_blocks: int
-    uncached_tokens: int
-    wait_s: float
-    prefill_s: float
-    transfer_s: float
-    ttft_s: float
-    tpot_s: float
-    room_s: float
-    """Part of the wait until a decode worker has room: nothing but the gateway can hold the prompt for it."""
-    harm_s: float
-    harmed_count: int
-
-    def candidate(self, excluded: str | None = None) -> Candidate:
-        """Turn into the domain's record."""
-        return Candidate(
-            path=self.path,
-            worker_id=self.worker_id,
-            overlap_blocks=self.overlap_blocks,
-            uncached_tokens=self.uncached_tokens,
-            wait_s=self.wait_s,
-            prefill_s=self.prefill_s,
-            transfer_s=self.transfer_s,
-            ttft_s=self.ttft_s,
-            tpot_s=self.tpot_s,
-            harm_s=self.harm_s,
-            cost_s=self.cost_s,
-            excluded=excluded,
-        )
-
+from services.router.sifting import Able
+from services.router.waits import prefill_room_waits_s, queued_s, room_waits_s
+from services.router.way import Ways, first_place
+from services.router.worker_view import hash64
 
 LOCAL_PACE_FRAC = 0.8
 """Share of the longest time per token up to which a decode worker still takes prompts while there is a
 prefill pool: sequences that are handed over stall nobody, so prompts are the first thing to give up."""
 
-Seat = tuple[float, float, float]
-"""A sequence's place at a decode worker: seconds until it is free, the step with the sequence in it, and the
-step once all have joined that are on their way."""
 
-Join = tuple[float, int, WorkerId, Seat]
-"""A decode worker taking over a sequence: seconds until its seat is free and one step is made, tie, who."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Seats:
+    """A sequence's place at each decode worker."""
 
-
-@dataclass(slots=True)
-class _Speed:
-    """What a query costs on workers of equal performance and limits."""
-
-    prompt_blocks: int
-    """Taken by the prompt and its first token."""
-    peak_blocks: int
-    """Taken once the output is as long as expected."""
-    growth_blocks: float
-    """What a running sequence still comes to take: half an output, since they are at all stages."""
-    coming_blocks: float
-    """What one decode worker's share of the queue comes to take."""
-    idle_s: float
-    """A decode step without any sequence."""
-    step_max_s: float
-    """Longest step; infinite where this sequence alone makes a longer one."""
-    local_pace_max_s: float
-    """Longest time per token at which it still takes prompts."""
-    sequences_max: int
-    added_s: float
-    """What this sequence adds to a decode step of others: the model is linear in both its terms."""
-    queued_s: float
-    """Wait behind one worker's share of the queue."""
-    transfer_s: float
-    joins: list[Join]
-    """Decode workers of its KV layout, best first once all are priced; shared by all speeds of the layout."""
-    prompts: dict[int, tuple[PromptPrice, int]]
-    """By overlap in blocks: price of the rest, and its tokens."""
+    room_s: Column | None
+    """Until it is free; None where all are."""
+    step_s: Column
+    """The step with the sequence in it."""
+    pace_s: Column
+    """The step once all have joined that are on their way, at the worker's pace."""
+    local_room_s: Column | None
+    """Until the worker takes a prompt of its own; None where all do."""
 
 
 class Pricing:
-    """Prices one query; what workers of equal speed share is computed once."""
+    """Prices one query."""
 
     def __init__(
         self,
         query: PlacementQuery,
         *,
+        lineup: Lineup,
+        able: Able,
         overlaps: Mapping[WorkerId, int],
         queue: QueueLoad,
-        prefiller_count: int,
-        decoder_count: int,
         tpot_s: float,
         step_max_s: float,
     ) -> None:
@@ -117,171 +62,221 @@ class Pricing:
 
         Args:
             query: what is to be placed.
+            lineup: workers of its model.
+            able: which of them may be chosen.
             overlaps: leading blocks that each worker holds; absent is 0.
             queue: what waits for any prefill worker.
-            prefiller_count: workers that share the queue.
-            decoder_count: workers that will share what the queue's prompts become.
             tpot_s: what a decode step should take.
             step_max_s: what it may take at most before a worker counts as full.
         """
-        self._query = query
-        self._overlaps = overlaps
-        self._queue = queue
-        self._prefiller_count = max(1, prefiller_count)
-        self._has_pool = prefiller_count > 0
-        self._coming = queue.waiting_count / max(1, decoder_count)
-        self._coming_tokens = queue.waiting_tokens / max(1, decoder_count)
-        self._tpot_s = tpot_s
-        self._step_max_s = step_max_s
-        self._growth_tokens = query.output_tokens_expected or 0
+        self._query, self._able, self._queue = query, able, queue
+        self._lineup, self._sight, self._overlaps = lineup, lineup.sight(), overlaps
+        self._coming = queue.waiting_count / max(1, able.decoder_count)
+        self._coming_tokens = queue.waiting_tokens / max(1, able.decoder_count)
+        self._tpot_s, self._step_max_s = tpot_s, step_max_s
         self._seed = hash64(query.request_id)
-        self._speeds: dict[int, _Speed] = {}
-        self._joins: dict[str, list[Join]] = {}
 
-    def ways(
-        self, *, decoders: Sequence[WorkerView], prefillers: Sequence[WorkerView]
-    ) -> tuple[list[Way], list[WorkerView]]:
-        """Price every way.
+    def ways(self) -> Ways:
+        """Price every way."""
+        sight, query = self._sight, self._query
+        everyone, first = sight.all, sight.decoders.count
+        loads, overlap_blocks = everyone.loads, self._overlap_blocks()
+        cached: Number = 0.0
+        if overlap_blocks is not None:
+            cached = np.minimum(overlap_blocks * everyone.traits.block_size_tokens, query.prompt_tokens - 1.0)
+        prices = PromptPrices(
+            everyone.traits, prompt_tokens=query.prompt_tokens, cached_tokens=cached, bends=sight.bends
+        )
+        wait_s, pace_s = loads.backlog_s.copy(), np.zeros(everyone.count)
+        room_s: Column | None = None
+        alone: Mask | None = None
+        transfer_s: Number = 0.0
+        join_s: Number = 0.0
+        if first:
+            seats = self._seats(sight.decoders)
+            pace_s[:first] = seats.pace_s
+            if seats.local_room_s is not None:
+                room_s = np.zeros(everyone.count)
+                room_s[:first] = seats.local_room_s
+                wait_s[:first] += seats.local_room_s
+        if sight.prefillers.count:
+            self._queue_up(sight.prefillers, wait_s[first:])
+            transfer_s = self._transfer_s(sight.prefillers)
+            if first:
+                free_s, join_s, pace_s[first:], alone = self._handed(seats)
+                if seats.room_s is not None:
+                    total_s = prices.total_s
+                    if isinstance(total_s, np.ndarray):
+                        total_s = total_s[first:]
+                    free_s = np.maximum(0.0, free_s - wait_s[first:] - total_s)  # sequences end meanwhile
+                    if room_s is None:
+                        room_s = np.zeros(everyone.count)
+                    room_s[first:] = free_s
+                    wait_s[first:] += free_s
+            else:
+                alone = np.ones(everyone.count, dtype=bool)
+        ttft_s: Column = wait_s + prices.total_s
+        if sight.prefillers.count:
+            ttft_s[first:] += transfer_s
+            ttft_s[first:] += join_s
+        cost_s = ttft_s
+        harm_s: Column | None = None
+        running = loads.running_count > 0.0
+        if np.count_nonzero(running):
+            ttft_s += prices.step_count * loads.step_s
+            stall_s = prices.stall_s(decode_step_s=loads.step_s, tpot_s=self._tpot_s, running=running)
+            harm_s = loads.running_count * stall_s
+            cost_s = ttft_s + harm_s
+        return Ways(
+            lineup=self._lineup,
+            sight=sight,
+            request_seed=self._seed,
+            cost_s=self._closed(cost_s, alone),
+            overlap_blocks=overlap_blocks,
+            uncached_tokens=prices.new_tokens,
+            wait_s=wait_s,
+            prefill_s=prices.total_s,
+            transfer_s=transfer_s,
+            ttft_s=ttft_s,
+            tpot_s=pace_s,
+            room_s=room_s,
+            harm_s=harm_s,
+            alone=alone,
+        )
 
-        Args:
-            decoders: workers that may prefill and decode it, or decode it.
-            prefillers: workers that may prefill it through the queue.
+    def _closed(self, cost_s: Column, alone: Mask | None) -> Column:
+        """Close the ways of workers that cannot be chosen."""
+        if self._able.mask is not None:
+            cost_s = np.where(self._able.mask, cost_s, inf)
+        if alone is not None:
+            first = self._sight.decoders.count
+            cost_s = np.concatenate((cost_s[:first], np.where(alone, inf, cost_s[first:])))
+        return cost_s
+
+    def _overlap_blocks(self) -> Column | None:
+        overlaps, numbers = self._overlaps, self._lineup.numbers
+        count = len(overlaps)
+        if not count:
+            return None
+        nobody = self._sight.numbers_max
+        blocks = np.zeros(nobody + 1)
+        at = np.fromiter(map(numbers.get, overlaps, repeat(nobody)), np.intp, count)
+        blocks[at] = np.fromiter(overlaps.values(), np.float64, count)
+        return blocks[self._sight.numbers]
+
+    def _seats(self, part: Part) -> _Seats:
+        loads, traits, query = part.loads, part.traits, self._query
+        sequences, coming, size = loads.sequence_count, self._coming, traits.block_size_tokens
+        added_s, idle_s, alone_s = self._sequence_s(part)
+        step_s = loads.step_s + loads.is_idle * idle_s + added_s
+        joined = coming + sequences if coming else sequences
+        pace_s = (step_s + added_s * (joined - loads.running_count)) * loads.slowdown
+        step_max_s: Number = self._step_max_s
+        if isinstance(alone_s, np.ndarray):
+            step_max_s = np.where(alone_s <= self._step_max_s, self._step_max_s, inf)
+        elif alone_s > self._step_max_s:
+            step_max_s = inf
+        growth = query.output_tokens_expected or 0
+        free = loads.free_blocks
+        if growth:
+            free = free - growth / 2 / size * sequences
+        if self._queue.waiting_count or self._queue.waiting_tokens:
+            free = free - (self._coming_tokens + coming * growth) / size
+        peak_blocks = -(-(query.prompt_tokens + max(1.0, growth)) // size)
+        full = free < peak_blocks
+        full |= joined >= traits.sequences_max
+        shy = pace_s > step_max_s * LOCAL_PACE_FRAC
+        slow = shy
+        if np.count_nonzero(shy):
+            slow = pace_s > step_max_s
+            shy &= loads.running_count > 0.0
+            full |= slow
+        room_s = None
+        if np.count_nonzero(full):
+            late = np.divide(pace_s - step_max_s, added_s, out=np.zeros(part.count), where=slow)
+            crowd = sequences + 1.0 + coming - traits.sequences_max
+            room_s = room_waits_s(
+                part,
+                shortage_blocks=np.ceil(peak_blocks - free),
+                shortage_sequences=np.ceil(np.maximum(late, crowd)),
+                output_tokens=query.output_tokens_expected or query.output_tokens_max,
+                where=full,
+            )
+        local_room_s = room_s
+        if self._able.prefiller_count and np.count_nonzero(shy):  # there is a pool to leave prompts to
+            if room_s is not None:
+                shy &= room_s == 0.0
+            otherwise_s = 0.0 if room_s is None else room_s
+            if np.count_nonzero(shy):
+                local_room_s = np.where(shy, np.maximum(loads.backlog_s, step_s), otherwise_s)
+        return _Seats(room_s=room_s, step_s=step_s, pace_s=pace_s, local_room_s=local_room_s)
+
+    def _sequence_s(self, part: Part) -> tuple[Number, Number, Number]:
+        """What this sequence adds to a decode step of others, a step without any, and its step alone."""
+        traits, tokens = part.traits, self._query.prompt_tokens
+        context_s = traits.decode_context_token_s * tokens
+        alone_s, pair_s = traits.decode_first_s + context_s, traits.decode_second_s + context_s
+        if self._sight.bends:
+            bend_s = traits.decode_context_square_s * tokens * tokens
+            alone_s, pair_s = alone_s + bend_s, pair_s + bend_s
+        alone_s = larger(traits.decode_least_s, alone_s)
+        added_s = larger(traits.decode_least_s, pair_s) - traits.decode_shortest_s
+        return added_s, alone_s - added_s, alone_s
+
+    def _queue_up(self, part: Part, wait_s: Column) -> None:
+        """Add what is ahead of a prompt in the queue and at full prefill workers."""
+        behind_s = queued_s(part.traits, self._queue, prefiller_count=max(1, self._able.prefiller_count))
+        if behind_s is not None:
+            wait_s += behind_s
+        full_s = prefill_room_waits_s(part, self._query.prompt_tokens)
+        if full_s is not None:
+            wait_s += full_s
+
+    def _transfer_s(self, part: Part) -> Number:
+        traits = part.traits
+        size_bytes = self._query.prompt_tokens * traits.kv_bytes_per_token
+        return traits.handoff_s + size_bytes / traits.transfer_bytes_per_s
+
+    def _handed(self, seats: _Seats) -> tuple[Number, Number, Number, Mask | None]:
+        """Say for each prefill worker what its handoff finds at the best other worker that decodes.
 
         Returns:
-            The ways, and prefill workers whose KV no other worker could decode.
+            Until a seat is free, the first step, the pace, and who has no other worker.
         """
-        ways: list[Way] = []
-        coming = self._coming
-        for view in decoders:
-            speed = self._speeds.get(view.speed) or self._speed(view)
-            running, sequences = view.running_count, view.sequence_count
-            step_s = (view.step_s if running else speed.idle_s) + speed.added_s
-            pace_s = (step_s + speed.added_s * (coming + sequences - running)) * view.slowdown
-            free = view.free_blocks - speed.growth_blocks * sequences - speed.coming_blocks
-            room_s = 0.0  # with a place in the batch, a step within its bound, memory for what all will write
-            if (
-                pace_s > speed.step_max_s
-                or free < speed.peak_blocks
-                or sequences + coming >= speed.sequences_max
-            ):
-                room_s = self._room_s(view, speed, pace_s, free)
-            seat = (room_s, step_s, pace_s)
-            local_seat = seat
-            if running and pace_s > speed.local_pace_max_s and not room_s:
-                local_seat = (max(view.backlog_s, step_s), step_s, pace_s)
-            way = self._way(view, speed, Path.LOCAL, view.backlog_s, local_seat)
-            ways.append(way)
-            speed.joins.append((room_s + step_s, way.tie, view.worker_id, seat))
-        for of_layout in self._joins.values():
-            of_layout.sort()
-        alone: list[WorkerView] = []
-        for view in prefillers:
-            speed = self._speeds.get(view.speed) or self._speed(view)
-            ranked = speed.joins
-            if not ranked or (ranked[0][2] == view.worker_id and len(ranked) == 1):
-                alone.append(view)
-                continue
-            _, _, joined, seat = ranked[0]
-            if joined == view.worker_id:
-                seat = ranked[1][3]
-            wait_s = view.backlog_s + speed.queued_s
-            if view.free_blocks < speed.prompt_blocks or view.sequence_count >= speed.sequences_max:
-                wait_s += wait_for_room_s(view, tokens=self._query.prompt_tokens, output_tokens=1)
-            ways.append(self._way(view, speed, Path.REMOTE, wait_s, seat))
-        return ways, alone
+        sight, lineup = self._sight, self._lineup
+        count, first = sight.prefillers.count, sight.decoders.count
+        join_s = seats.step_s if seats.room_s is None else seats.room_s + seats.step_s
+        if self._able.mask is not None:
+            join_s = np.where(self._able.mask[:first], join_s, inf)
+        if not sight.layouts:
+            best = first_place(join_s, sight.seeds[:first], self._seed)
+            if lineup.place(sight.worker_ids[best], Phase.PREFILL) is None and join_s[best] < inf:
+                room_s = 0.0 if seats.room_s is None else float(seats.room_s[best])
+                return room_s, float(seats.step_s[best]), float(seats.pace_s[best]), None
+        found = np.zeros((3, count))
+        alone: Mask | None = None
+        for decoders, prefillers in sight.layouts or ((None, None),):
+            of_layout = join_s if decoders is None else np.where(decoders, join_s, inf)
+            best = first_place(of_layout, sight.seeds[:first], self._seed)
+            own = lineup.place(lineup.view(best).worker_id, Phase.PREFILL)
+            places = slice(None) if prefillers is None else prefillers
+            if of_layout[best] < inf:
+                found[:, places] = self._seat(seats, best)
+                if own is None:
+                    continue
+                places = slice(own - first, own - first + 1)
+                of_layout = of_layout.copy()
+                of_layout[best] = inf
+                second = first_place(of_layout, sight.seeds[:first], self._seed)
+                if of_layout[second] < inf:
+                    found[:, places] = self._seat(seats, second)
+                    continue
+            alone = np.zeros(count, dtype=bool) if alone is None else alone
+            alone[places] = True
+        return found[0], found[1], found[2], alone
 
-    def _room_s(self, view: WorkerView, speed: _Speed, pace_s: float, free_blocks: float) -> float:
-        """Say when a full decode worker has room.
-
-        Args:
-            view: the worker.
-            speed: what the query costs there.
-            pace_s: its step once all have joined.
-            free_blocks: left when all have written what they are expected to; negative when they cannot.
-        """
-        late = (pace_s - speed.step_max_s) / speed.added_s if pace_s > speed.step_max_s else 0.0
-        crowd = view.sequence_count + 1 + self._coming - speed.sequences_max
-        return room_wait_s(
-            view.status.performance,
-            shortage_blocks=math.ceil(speed.peak_blocks - free_blocks),
-            shortage_sequences=math.ceil(max(late, crowd)),
-            used_blocks=view.used_blocks,
-            running_count=view.running_count,
-            step_s=view.step_s,
-            output_tokens=self._query.output_tokens_expected or self._query.output_tokens_max,
-        )
-
-    def _way(self, view: WorkerView, speed: _Speed, path: Path, wait_s: float, seat: Seat) -> Way:
-        worker_id, running, step_s = view.worker_id, view.running_count, view.step_s
-        overlap = self._overlaps.get(worker_id, 0)
-        price, uncached = speed.prompts.get(overlap) or self._price(view, speed, overlap)
-        room_s, join_s, pace_s = seat
-        transfer_s = speed.transfer_s
-        if path is Path.LOCAL:
-            transfer_s = join_s = 0.0
-        else:
-            room_s = max(0.0, room_s - wait_s - price.total_s)  # sequences end meanwhile
-        wait_s += room_s
-        ttft_s = wait_s + price.total_s + transfer_s + join_s
-        harm_s = 0.0
-        if running:
-            ttft_s += price.step_count * step_s
-            harm_s = running * price.stall_s(decode_step_s=step_s, tpot_s=self._tpot_s)
-        row = (
-            ttft_s + harm_s,
-            ((view.tie_seed ^ self._seed) * SPREAD) & MASK,  # `tie`, without the price of a call
-            worker_id,
-            path,
-            overlap,
-            uncached,
-            wait_s,
-            price.total_s,
-            transfer_s,
-            ttft_s,
-            pace_s,
-            room_s,
-            harm_s,
-            running,
-        )
-        return tuple.__new__(Way, row)  # half the price of Way(...), paid once per worker
-
-    def _price(self, view: WorkerView, speed: _Speed, overlap_blocks: int) -> tuple[PromptPrice, int]:
-        limits, prompt = view.limits, self._query.prompt_tokens
-        cached = min(overlap_blocks * limits.block_size_tokens, prompt - 1)
-        price = price_prompt(
-            view.status.performance,
-            prompt_tokens=prompt,
-            cached_tokens=cached,
-            step_tokens_max=limits.step_tokens_max,
-        )
-        priced = speed.prompts[overlap_blocks] = (price, prompt - cached)
-        return priced
-
-    def _speed(self, view: WorkerView) -> _Speed:
-        performance, limits, tokens = view.status.performance, view.limits, self._query.prompt_tokens
-        size, growth = limits.block_size_tokens, self._growth_tokens
-        alone_s = performance.decode_s(sequence_count=1, context_tokens=tokens)
-        pair_s = performance.decode_s(sequence_count=2, context_tokens=tokens)
-        added_s = pair_s - performance.decode_s(sequence_count=1, context_tokens=0)
-        step_max_s = self._step_max_s if alone_s <= self._step_max_s else math.inf
-        speed = self._speeds[view.speed] = _Speed(
-            prompt_blocks=blocks_for(tokens + 1, size),
-            peak_blocks=blocks_for(tokens + max(1, growth), size),
-            growth_blocks=growth / 2 / size,
-            coming_blocks=(self._coming_tokens + self._coming * growth) / size,
-            idle_s=alone_s - added_s,
-            step_max_s=step_max_s,
-            local_pace_max_s=step_max_s * LOCAL_PACE_FRAC if self._has_pool else math.inf,
-            sequences_max=limits.sequences_max,
-            added_s=added_s,
-            queued_s=backlog_s(
-                performance,
-                tokens=self._queue.waiting_tokens / self._prefiller_count,
-                prompt_count=self._queue.waiting_count / self._prefiller_count,
-                step_tokens_max=limits.step_tokens_max,
-            ),
-            transfer_s=performance.transfer_s(tokens * limits.kv_bytes_per_token),
-            joins=self._joins.setdefault(limits.compatibility, []),
-            prompts={},
-        )
-        return speed
+    @staticmethod
+    def _seat(seats: _Seats, place: int) -> Column:
+        """One decode worker's seat; shape [3, 1]."""
+        room_s = 0.0 if seats.room_s is None else seats.room_s[place]
+        return np.array(((room_s,), (seats.step_s[place],), (seats.pace_s[place],)))

@@ -7,13 +7,11 @@ from hypothesis import strategies as st
 
 from services.domain.blocks import KvEventBatch
 from services.domain.ids import EngineEpoch
-from services.domain.performance import PrefillChunk
 from services.domain.placement import PlacementQuery
 from services.domain.worker import Phase, WorkerLoad, WorkerStatus
-from services.router.prices import price_prompt
 from services.router.router import Router
 from services.router.settings import RouterSettings
-from tests.router.scenery import BOTH, DECODE, LIMITS, PREFILL, SPEED, decode_query, query, worker
+from tests.router.scenery import BOTH, DECODE, LIMITS, PREFILL, decode_query, query, worker
 from tests.router.test_index_equals_its_model import stored
 
 LOADS = st.builds(
@@ -80,34 +78,6 @@ def test_equal_workers_share_requests_evenly() -> None:
         assert not isinstance(outcome, Exception)
         counts[outcome.worker_id] += 1
     assert all(60 < count < 140 for count in counts.values())
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    st.integers(1, 40_000),
-    st.integers(0, 40_000),
-    st.sampled_from((97, 512, 2048, 8192)),
-    st.floats(0, 0.2),
-    st.floats(0.001, 0.5),
-)
-def test_the_stall_in_closed_form_equals_the_sum_over_steps(
-    prompt_tokens: int, cached: int, step_tokens_max: int, decode_step_s: float, tpot_s: float
-) -> None:
-    """What a running request loses is the sum of what each step takes beyond the target."""
-    price = price_prompt(
-        SPEED, prompt_tokens=prompt_tokens, cached_tokens=cached, step_tokens_max=step_tokens_max
-    )
-    done = min(cached, prompt_tokens - 1)
-    lost_s = total_s = 0.0
-    steps = 0
-    while done < prompt_tokens:
-        new = min(step_tokens_max, prompt_tokens - done)
-        step_s = SPEED.prefill_s((PrefillChunk(new_tokens=new, context_tokens=done),))
-        lost_s += max(0.0, step_s - max(0.0, tpot_s - decode_step_s))
-        total_s, steps, done = total_s + step_s, steps + 1, done + new
-    assert price.step_count == steps
-    assert abs(price.total_s - total_s) <= 1e-6 * max(1.0, total_s)
-    assert abs(price.stall_s(decode_step_s=decode_step_s, tpot_s=tpot_s) - lost_s) <= 1e-6 * max(1.0, lost_s)
 
 
 def test_the_record_of_a_large_fleet_is_bounded() -> None:

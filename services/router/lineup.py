@@ -1,0 +1,299 @@
+"""The workers of one model in columns, so that one operation looks at all of them.
+
+Comes in: worker views as they change, departures. Goes out: for each number that a decision asks of a worker
+one array over the workers that decode, then those that prefill. Invariant: a column holds what the view of
+its worker holds, as a float (exact: counts stay far below 2**53); which place a worker has says nothing.
+Not here: what is computed from them (`services.router.ways`).
+"""
+
+from dataclasses import dataclass
+from math import inf
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+
+from services.domain.ids import WorkerId
+from services.domain.performance import PerformanceModel
+from services.domain.worker import Phase, WorkerLimits
+from services.router.worker_view import WorkerView
+
+Column = npt.NDArray[np.float64]
+"""Shape [places]."""
+Number = Column | float
+"""A column, or one number when it is the same at all places: several times as cheap to compute with."""
+Mask = npt.NDArray[np.bool_]
+Places = npt.NDArray[np.intp]
+Ties = npt.NDArray[np.uint64]
+
+
+def larger(one: Number, other: Number) -> Number:
+    """Take the larger of two numbers, place by place."""
+    if isinstance(one, float) and isinstance(other, float):
+        return max(one, other)
+    return np.maximum(one, other)
+
+
+@dataclass(frozen=True, slots=True)
+class Loads:
+    """What changes with each status and placement; see `WorkerView`."""
+
+    seen_at_s: Column
+    """Not a number where the worker takes no new work: then no comparison with it holds."""
+    sequence_count: Column
+    running_count: Column
+    is_idle: Column
+    """1 where nothing decodes, else 0."""
+    used_blocks: Column
+    free_blocks: Column
+    backlog_s: Column
+    step_s: Column
+    slowdown: Column
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What stays while an engine lives; one number each when all workers of the model are equal."""
+
+    block_size_tokens: Number
+    sequences_max: Number
+    step_tokens_max: Number
+    holds_tokens_max: Number
+    kv_bytes_per_token: Number
+    prefill_step_s: Number
+    prefill_token_s: Number
+    prefill_attention_s: Number
+    prefill_square_s: Number
+    full_step_s: Number
+    """A prefill step that uses its whole budget, without what each chunk adds by itself."""
+    decode_first_s: Number
+    """A decode step of one sequence, its context not counted."""
+    decode_second_s: Number
+    """The same of two sequences."""
+    decode_context_token_s: Number
+    decode_context_square_s: Number
+    decode_least_s: Number
+    decode_shortest_s: Number
+    """A decode step of one sequence without context."""
+    handoff_s: Number
+    transfer_bytes_per_s: Number
+
+
+_LOADS_COUNT = len(Loads.__dataclass_fields__)
+_TRAITS_COUNT = len(Traits.__dataclass_fields__)
+
+
+def _loads(view: WorkerView) -> tuple[float, ...]:
+    """One worker's numbers, in the order of `Loads`."""
+    return (
+        view.seen_at_s if view.ready else np.nan,
+        view.sequence_count,
+        view.running_count,
+        not view.running_count,
+        view.used_blocks,
+        view.free_blocks,
+        view.backlog_s,
+        view.step_s,
+        view.slowdown,
+    )
+
+
+def _traits(limits: WorkerLimits, performance: PerformanceModel) -> tuple[float, ...]:
+    """One worker's numbers, in the order of `Traits`."""
+    p, budget = performance, limits.step_tokens_max
+    return (
+        limits.block_size_tokens,
+        limits.sequences_max,
+        budget,
+        min(limits.context_tokens_max, limits.kv_blocks * limits.block_size_tokens),
+        limits.kv_bytes_per_token,
+        p.prefill_step_s,
+        p.prefill_token_s,
+        p.prefill_attention_s,
+        p.prefill_square_s,
+        p.steps_s(tokens=budget, step_tokens_max=budget),
+        p.decode_step_s + p.decode_sequence_s,
+        p.decode_step_s + p.decode_sequence_s * 2,
+        p.decode_context_token_s,
+        p.decode_context_square_s,
+        p.decode_least_s,
+        p.decode_s(sequence_count=1, context_tokens=0),
+        p.handoff_s,
+        p.transfer_bytes_per_s,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Neighbouring places: the decoders, the prefillers, or both one after the other."""
+
+    count: int
+    loads: Loads
+    traits: Traits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sight:
+    """The lineup as one decision sees it; a window on the columns, valid until a worker comes or goes."""
+
+    all: Part
+    decoders: Part
+    prefillers: Part
+    worker_ids: tuple[WorkerId, ...]
+    """Shape [places]."""
+    seeds: Ties
+    """Hash of each worker's id; shape [places]."""
+    numbers: Places
+    """Number of the worker at each place, for what is told by worker and not by place."""
+    numbers_max: int
+    layouts: tuple[tuple[Mask, Mask], ...]
+    """For each KV layout which decoders and which prefillers have it; empty when all have the same."""
+    bends: bool
+    """Whether any performance model has a square of its own."""
+    least_held_tokens: float
+    """Length that every worker could hold; infinite without any."""
+
+
+class Lineup:
+    """Decoders grow from the middle to the left, prefillers to the right, so that both are one stretch."""
+
+    def __init__(self) -> None:
+        self._reach = 8  # places on either side of the middle
+        self._table = np.zeros((_LOADS_COUNT + _TRAITS_COUNT, 2 * self._reach))
+        self._seeds = np.zeros(2 * self._reach, dtype=np.uint64)
+        self._numbers_at = np.zeros(2 * self._reach, dtype=np.intp)
+        self._views: dict[Phase, list[WorkerView]] = {Phase.DECODE: [], Phase.PREFILL: []}
+        """By distance from the middle."""
+        self._ranks: dict[Phase, dict[WorkerId, int]] = {Phase.DECODE: {}, Phase.PREFILL: {}}
+        self._numbers: dict[WorkerId, int] = {}
+        self._numbers_free: list[int] = []
+        self._oldest_s = inf  # no status is older; minus infinity when a worker is not ready
+        self._sight: Sight | None = None
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @property
+    def numbers(self) -> dict[WorkerId, int]:
+        """Number of each worker, below `Sight.numbers_max`."""
+        return self._numbers
+
+    def view(self, place: int) -> WorkerView:
+        """The worker at a place of `Sight.all`."""
+        decoders = self._views[Phase.DECODE]
+        if place < len(decoders):
+            return decoders[len(decoders) - 1 - place]
+        return self._views[Phase.PREFILL][place - len(decoders)]
+
+    def place(self, worker_id: WorkerId, phase: Phase) -> int | None:
+        """Place of a worker in `Sight.all`, None when it does not serve the phase."""
+        rank = self._ranks[phase].get(worker_id)
+        if rank is None:
+            return None
+        count = len(self._views[Phase.DECODE])
+        return count - 1 - rank if phase is Phase.DECODE else count + rank
+
+    def fold(self, view: WorkerView) -> None:
+        """Take a view; one of the same worker is replaced."""
+        for phase in view.status.phases:
+            rank = self._ranks[phase].get(view.worker_id)
+            if rank is None:
+                rank = self._enter(view, phase)
+            elif self._views[phase][rank].speed != view.speed:
+                self._fill(view, phase, rank)
+            self._views[phase][rank] = view
+            self._table[:_LOADS_COUNT, self._slot(phase, rank)] = _loads(view)
+        self._oldest_s = min(self._oldest_s, view.seen_at_s if view.ready else -inf)
+
+    def drop(self, view: WorkerView) -> None:
+        """Forget a worker; the outermost of each phase takes its place."""
+        for phase in view.status.phases:
+            views, ranks = self._views[phase], self._ranks[phase]
+            rank, last = ranks.pop(view.worker_id), views.pop()
+            if last.worker_id != view.worker_id:
+                ranks[last.worker_id] = rank
+                views[rank] = last
+                here, there = self._slot(phase, rank), self._slot(phase, len(views))
+                for rows in (self._table, self._seeds, self._numbers_at):
+                    rows[..., here] = rows[..., there]
+        self._numbers_free.append(self._numbers.pop(view.worker_id))
+        self._sight = None
+
+    def fresh(self, now_s: float, stale_after_s: float) -> bool:
+        """Whether all workers are ready, and no status is older than allowed."""
+        if now_s - self._oldest_s > stale_after_s:
+            seen_at_s = self.sight().all.loads.seen_at_s
+            self._oldest_s = float(np.nan_to_num(seen_at_s, nan=-inf).min(initial=inf))
+        return now_s - self._oldest_s <= stale_after_s
+
+    def sight(self) -> Sight:
+        """Show the columns."""
+        if self._sight is None:
+            self._sight = self._look()
+        return self._sight
+
+    def _slot(self, phase: Phase, rank: int) -> int:
+        return self._reach - 1 - rank if phase is Phase.DECODE else self._reach + rank
+
+    def _enter(self, view: WorkerView, phase: Phase) -> int:
+        rank = len(self._views[phase])
+        if rank == self._reach:
+            pad = self._reach
+            self._reach *= 2
+            self._table = np.pad(self._table, ((0, 0), (pad, pad)))
+            self._seeds, self._numbers_at = np.pad(self._seeds, pad), np.pad(self._numbers_at, pad)
+        if view.worker_id not in self._numbers:
+            free = self._numbers_free
+            self._numbers[view.worker_id] = free.pop() if free else len(self._numbers)
+        self._views[phase].append(view)
+        self._ranks[phase][view.worker_id] = rank
+        slot = self._slot(phase, rank)
+        self._seeds[slot] = view.tie_seed
+        self._numbers_at[slot] = self._numbers[view.worker_id]
+        self._fill(view, phase, rank)
+        return rank
+
+    def _fill(self, view: WorkerView, phase: Phase, rank: int) -> None:
+        traits = _traits(view.limits, view.status.performance)
+        self._table[_LOADS_COUNT:, self._slot(phase, rank)] = traits
+        self._sight = None
+
+    def _look(self) -> Sight:
+        decoder_count, prefiller_count = (len(self._views[p]) for p in (Phase.DECODE, Phase.PREFILL))
+        begin, middle, end = self._reach - decoder_count, self._reach, self._reach + prefiller_count
+        views = [view for phase in self._views.values() for view in phase]
+        equal = len({view.speed for view in views}) == 1
+
+        def part(first: int, last: int) -> Part:
+            rows = cast(list[Column], list(self._table[:, first:last]))
+            return Part(
+                last - first,
+                Loads(*rows[:_LOADS_COUNT]),
+                Traits(*(self._table[_LOADS_COUNT:, begin].tolist() if equal else rows[_LOADS_COUNT:])),
+            )
+
+        everyone, decoders = part(begin, end), part(begin, middle)
+        traits = everyone.traits
+        return Sight(
+            all=everyone,
+            decoders=decoders,
+            prefillers=part(middle, end),
+            worker_ids=tuple(self.view(place).worker_id for place in range(end - begin)),
+            seeds=self._seeds[begin:end],
+            numbers=self._numbers_at[begin:end],
+            numbers_max=len(self._numbers) + len(self._numbers_free),
+            layouts=self._layouts(),
+            bends=bool(np.any(traits.prefill_square_s) or np.any(traits.decode_context_square_s)),
+            least_held_tokens=min((view.holds_tokens_max for view in views), default=inf),
+        )
+
+    def _layouts(self) -> tuple[tuple[Mask, Mask], ...]:
+        decoders = [v.limits.compatibility for v in reversed(self._views[Phase.DECODE])]
+        prefillers = [v.limits.compatibility for v in self._views[Phase.PREFILL]]
+        names = sorted({*decoders, *prefillers})
+        if len(names) < 2:
+            return ()
+        return tuple(
+            (np.array([n == name for n in decoders], bool), np.array([n == name for n in prefillers], bool))
+            for name in names
+        )

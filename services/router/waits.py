@@ -1,0 +1,78 @@
+"""Waiting for room and for the queue, of all workers in one go.
+
+Comes in: columns of a lineup. Goes out: columns of seconds. Invariant: each entry is to the last bit what
+`prices.room_wait_s` and `prices.backlog_s` say of that worker.
+Not here: the same of one worker (`services.router.prices`).
+"""
+
+import math
+
+import numpy as np
+
+from services.router.lineup import Column, Mask, Number, Part, Traits
+from services.router.queue_load import QueueLoad
+
+
+def room_waits_s(
+    part: Part, *, shortage_blocks: Column, shortage_sequences: Column, output_tokens: int, where: Mask
+) -> Column:
+    """Time until enough running sequences have ended for one more to fit; see `prices.room_wait_s`.
+
+    Args:
+        part: the workers.
+        shortage_blocks: blocks missing, <= 0 where none are.
+        shortage_sequences: places in a step missing, <= 0 where none are.
+        output_tokens: length of an output.
+        where: which workers are asked; 0 for the others.
+    """
+    loads = part.loads
+    running = np.maximum(1.0, loads.running_count)
+    blocks_each = np.maximum(1.0, np.floor(loads.used_blocks / running))
+    ends = np.maximum(np.ceil(shortage_blocks / blocks_each), shortage_sequences)
+    busy_s = ends / running * output_tokens * loads.step_s
+    wait_s = np.where(loads.running_count > 0.0, busy_s, ends * part.traits.handoff_s)
+    short = where & ((shortage_blocks > 0.0) | (shortage_sequences > 0.0))
+    return np.where(short, wait_s, 0.0)
+
+
+def prefill_room_waits_s(part: Part, prompt_tokens: int) -> Column | None:
+    """Time until a prefill worker has memory and a place for a prompt; None where all have.
+
+    Args:
+        part: the workers.
+        prompt_tokens: length of the prompt; it also writes one token.
+    """
+    loads, traits = part.loads, part.traits
+    prompt_blocks = -(-(prompt_tokens + 1.0) // traits.block_size_tokens)
+    short = (loads.free_blocks < prompt_blocks) | (loads.sequence_count >= traits.sequences_max)
+    if not np.count_nonzero(short):
+        return None
+    return room_waits_s(
+        part,
+        shortage_blocks=prompt_blocks - loads.free_blocks,
+        shortage_sequences=loads.sequence_count + 1.0 - traits.sequences_max,
+        output_tokens=1,
+        where=short,
+    )
+
+
+def queued_s(traits: Traits, queue: QueueLoad, *, prefiller_count: int) -> Number | None:
+    """Time behind one worker's share of the queue; see `prices.backlog_s`. None with an empty queue.
+
+    Args:
+        traits: of the prefill workers.
+        queue: what waits for any of them.
+        prefiller_count: workers that share it, >= 1.
+    """
+    tokens = queue.waiting_tokens / prefiller_count
+    if tokens <= 0.0:
+        return None
+    each = max(1, round(tokens / max(queue.waiting_count / prefiller_count, 1.0)))
+    chunk_s = traits.prefill_token_s * each + traits.prefill_attention_s * each * (each / 2)
+    whole = float(math.ceil(tokens))
+    budget = traits.step_tokens_max
+    full = np.floor(whole / budget)
+    rest = whole - full * budget
+    squares = full * budget * budget + rest * rest
+    steps_s = (full + (rest > 0.0)) * traits.prefill_step_s + squares * traits.prefill_square_s
+    return steps_s + tokens / each * chunk_s
