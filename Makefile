@@ -49,7 +49,7 @@ docs: setup ## write the generated pages of docs/ again: settings, metrics
 .PHONY: bench
 bench: setup ## run the benchmarks; their ratios depend on the machine, so no test does
 	@cd "$(ROOT)" && shopt -s nullglob && for bench in tests/bench/bench_*.py; do \
-		echo "== $$bench"; "$(BIN)/python" "$$bench" $(ARGS); done
+		echo "== $$bench"; name="$${bench%.py}"; "$(BIN)/python" -m "$${name//\//.}" $(ARGS); done
 
 .PHONY: soak
 soak: setup ## break a real cluster for half an hour and draw what it holds: ARGS="--minutes 30 --out build/soak"

@@ -1,17 +1,21 @@
-"""How long the router takes: one placement, one look-up, folding events and statuses.
+"""How long the router takes: one placement, one look-up, folding events and statuses; how a decision grows.
 
-Run it with `python -m tests.bench.bench_router`. It prints one table; compare its rows with the yardstick
+Run it with `python -m tests.bench.bench_router`. It prints two tables; compare their rows with the yardstick
 of the same run, since machines differ.
 """
 
 import random
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from statistics import quantiles
 
 from services.domain.blocks import BlockHash, BlocksRemoved, BlocksStored, KvEventBatch
 from services.domain.ids import EngineEpoch, RequestId, WorkerId
 from services.domain.worker import WorkerLoad
+from services.router.fleet import FleetView
+from services.router.placement import place
+from services.router.queue_load import QueueLoad
 from services.router.router import Router
 from services.router.settings import RouterSettings
 from tests.router.scenery import DECODE, LIMITS, PREFILL, decode_query, query, worker
@@ -20,6 +24,10 @@ WORKERS = 100
 PROMPT_TOKENS = 8000
 BLOCKS = PROMPT_TOKENS // 16
 ROUNDS = 2000
+GROWTH_WORKERS = (10, 100, 300, 1000)
+GROWTH_HOLDERS = (0, 1, 30, 1000)
+GROWTH_ROUNDS = 300
+STATES = ("idle", "loaded", "full")
 
 
 def build(rng: random.Random) -> tuple[Router, list[tuple[BlockHash, ...]]]:
@@ -79,6 +87,43 @@ def count_to_a_thousand() -> None:
         pass
 
 
+def fleet_in(state: str, count: int, rng: random.Random) -> FleetView:
+    """Half prefill and half decode workers: all idle, busy, or without room for anything more."""
+    fleet = FleetView(RouterSettings())
+    for i in range(count):
+        load, full = WorkerLoad(), state == "full"
+        if state != "idle":
+            load = WorkerLoad(
+                running_count=rng.randrange(1, 40) if i % 2 else 0,
+                running_context_tokens=rng.randrange(20_000) if i % 2 else 0,
+                waiting_prefill_tokens=2_000_000 if full else rng.choice((0, 0, 3000)),
+                waiting_count=1,
+                kv_used_blocks=LIMITS.kv_blocks if full else rng.randrange(2000),
+            )
+        fleet.fold_status(worker(f"worker-{i}", DECODE if i % 2 else PREFILL, load=load), 0.0)
+    return fleet
+
+
+def grow(state: str, count: int) -> str:
+    """Measure decisions alone, without look-up: p10 and p50 of CPU time for each number of holders, us."""
+    rng = random.Random(count)
+    fleet, settings = fleet_in(state, count, rng), RouterSettings()
+    cells: list[str] = []
+    for holders in GROWTH_HOLDERS:
+        took_us: list[float] = []
+        for i in range(GROWTH_ROUNDS):
+            asked = query(f"g{i}", prompt_tokens=PROMPT_TOKENS, hashes=())
+            asked = replace(asked, output_tokens_expected=60, deadline_s=60.0)
+            who = rng.sample(range(count), min(holders, count))
+            overlaps = {WorkerId(f"worker-{w}"): rng.randrange(1, BLOCKS + 1) for w in who}
+            start = time.thread_time_ns()
+            place(asked, fleet=fleet, overlaps=overlaps, queue=QueueLoad(), settings=settings, now_s=0.0)
+            took_us.append((time.thread_time_ns() - start) / 1000)
+        cuts = quantiles(took_us, n=10)
+        cells.append(f"{cuts[0]:6.0f} /{cuts[4]:6.0f}")
+    return "".join(cells)
+
+
 def main() -> None:
     """Measure everything once."""
     rng = random.Random(7)
@@ -113,6 +158,13 @@ def main() -> None:
     )
     statuses = [worker("worker-3", DECODE, sequence=i + 2) for i in range(ROUNDS)]
     measure("fold a status", lambda i: router.fold_status(statuses[i], 1.0))
+    print(
+        "\nplace without look-up, us p10 / p50, by workers that hold some of the prompt (most: all of them)"
+    )
+    print(f"{'fleet':16}" + "".join(f"{holders:14}" for holders in GROWTH_HOLDERS))
+    for state in STATES:
+        for count in GROWTH_WORKERS:
+            print(f"{state:8}{count:8}" + grow(state, count), flush=True)
 
 
 if __name__ == "__main__":
