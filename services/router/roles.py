@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 RATE_MEMORY_S = 30.0
-"""Time after which an arrival counts for 1/e in the rate: longer than bursts, shorter than tides."""
+"""Time after which an arrival counts for 1/e in the rate: longer than a burst, shorter than a daily rise."""
 SHAPE_WEIGHT = 0.01
 """Weight of the newest prompt in the mean and the spread of prefill times: about the last hundred speak."""
 BURST_WINDOW_S = 0.2
