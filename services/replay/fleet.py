@@ -8,10 +8,10 @@ Invariant: with no delay, what is seen is the workers' state at that moment. Not
 from collections import deque
 from collections.abc import Sequence
 
+from services.domain.stalls import Decoding
 from services.replay.policy import WorkerState
 from services.replay.presets import EngineTiming
 from services.replay.worker import Worker
-from services.router.stalls import Decoding
 
 
 class PresentFleet:

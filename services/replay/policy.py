@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from services.domain.stalls import Decoding
 from services.replay.presets import EngineTiming
 from services.replay.sequence import Job
-from services.router.stalls import Decoding
 
 
 class FirstToken(StrEnum):

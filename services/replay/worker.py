@@ -18,11 +18,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
+from services.domain.stalls import Decoding
 from services.replay.batch import Batch
 from services.replay.policy import WorkerState
 from services.replay.presets import EngineTiming
 from services.replay.sequence import Sequence, Stage
-from services.router.stalls import Decoding
 
 RUN_STEPS_MAX = 96
 """Steps computed ahead at most: what is cut off was computed in vain."""

@@ -2,7 +2,7 @@
 
 Comes in: jobs. Goes out: ways. One late-bound queue, shortest prefill first, where what can no longer be
 in time comes later. Every worker may do both: as many decode as `services.router.roles` finds, the others
-prefill; one that decodes takes a prompt when `services.router.stalls` finds that worth it. KV moves while
+prefill; one that decodes takes a prompt when `services.domain.stalls` finds that worth it. KV moves while
 prefill goes on, missing prefixes are fetched from whoever has them, the first token is shown just in
 time, and copies left behind by a handoff are evicted first.
 Simulated only as yet: KV that moves during prefill, fetched prefixes, eviction on request (docs/replay.md).
@@ -12,12 +12,12 @@ Invariant: a job is bound when a worker can begin it, not before. Not here: the 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from services.domain.stalls import Decoding, Targets, stall_price_s
 from services.replay.policies.at_once import tie_break
 from services.replay.policies.options import PolicyOptions
 from services.replay.policy import FirstToken, Fleet, Mechanisms, Way, WorkerState
 from services.replay.sequence import Job
 from services.router.roles import DemandRecord, decoder_count
-from services.router.stalls import Decoding, Targets, stall_price_s
 
 LATE_FRAC = 0.25
 """Share of the TTFT target by which a prompt that cannot be in time any more stands behind others."""

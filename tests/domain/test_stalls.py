@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.router.stalls import Decoding, Targets, stall_price_s
+from services.domain.stalls import Decoding, Targets, stall_price_s
 
 TARGETS = Targets(ttft_s=2.0, tpot_s=0.025, output_tokens=400)
 DECODING = st.builds(
