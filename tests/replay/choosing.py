@@ -6,10 +6,10 @@ Comes in: states. Goes out: a fleet. Not here: whole replays (`scenery`).
 from collections.abc import Sequence
 from dataclasses import replace
 
+from services.domain.stalls import Decoding
 from services.replay.policy import WorkerState
 from services.replay.presets import EngineTiming
 from services.replay.sequence import Job
-from services.router.stalls import Decoding
 from tests.replay.scenery import PEERS_ENGINE
 
 IDLE = WorkerState(
