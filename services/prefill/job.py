@@ -18,6 +18,7 @@ class Job:
     Attributes:
         claimed: as the queue gave it, with the newest revision.
         started_s: by the worker's clock.
+        uncached_tokens: of its prompt, those that were not cached here when it was claimed.
         offered: the result that was handed over; None while it computes.
         timer: of its deadline while it computes, then of its gateway's answer.
         writing: held while the queue's entry is written: each write needs the revision that the last one
@@ -26,6 +27,7 @@ class Job:
 
     claimed: ClaimedTask
     started_s: float
+    uncached_tokens: int
     offered: Prefilled | None = None
     timer: asyncio.TimerHandle | None = None
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -44,11 +46,6 @@ class Job:
     def request_id(self) -> RequestId:
         """Id of the attempt that it serves."""
         return self.claimed.task.request.request_id
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Length of its prompt."""
-        return self.claimed.task.request.prompt_tokens
 
     def disarm(self) -> None:
         """Stop its timer."""

@@ -31,6 +31,7 @@ from services.link.port import GatewayLink
 from services.prefill.job import Job
 from services.prefill.ordering import Claimant, Drop, Leave, Take, order
 from services.prefill.orphans import orphans
+from services.prefill.room import has_room
 from services.prefill.settings import PrefillSettings
 from services.runtime.clock import Clock
 from services.runtime.metrics import Meters
@@ -143,8 +144,8 @@ class PrefillPhase:
                     case Leave(retry_s=retry_s):
                         wait_s = LOOK_AGAIN_S if retry_s is None else max(retry_s, LOOK_AGAIN_S_MIN)
                         return min(wait_s, LOOK_AGAIN_S)
-                    case Take(queued=queued):
-                        await self._take(queued)
+                    case Take() as taken:
+                        await self._take(taken)
                     case Drop(queued=queued, error=error):
                         await self._drop(queued, error)
             except BusUnavailable as silence:
@@ -158,11 +159,14 @@ class PrefillPhase:
         return [queued for queued in tasks if queued.record.task_id not in mine] if mine else tasks
 
     def _has_room(self) -> bool:
-        """Late binding: one step's worth of prompts is in the engine, the rest stays in the queue."""
-        computing = sum(j.prompt_tokens for j in self._jobs.values() if j.offered is None)
-        return computing < self._info.limits.step_tokens_max
+        limits = self._info.limits
+        return has_room(
+            [job.uncached_tokens for job in self._jobs.values() if job.offered is None],
+            step_tokens_max=limits.step_tokens_max,
+            sequences_max=limits.sequences_max,
+        )
 
-    async def _claim(self, queued: QueuedTask) -> Job | None:
+    async def _claim(self, queued: QueuedTask, overlap_tokens: int = 0) -> Job | None:
         """Claim a task; None when another worker was first.
 
         Raises:
@@ -170,7 +174,10 @@ class PrefillPhase:
         """
         claimed = await self._bus.queue.claim(queued, self._worker_id)
         self._meters.count("baton_queue_claims_total", outcome="lost" if claimed is None else "won")
-        return None if claimed is None else Job(claimed=claimed, started_s=self._clock.now_s())
+        if claimed is None:
+            return None
+        uncached = max(1, queued.record.prompt_tokens - overlap_tokens)
+        return Job(claimed=claimed, started_s=self._clock.now_s(), uncached_tokens=uncached)
 
     async def _drop(self, queued: QueuedTask, deadline: DeadlineUnmeetable) -> None:
         """Take a hopeless task out of the queue and tell its gateway."""
@@ -178,9 +185,9 @@ class PrefillPhase:
         if job is not None:
             self._fail(job, deadline)
 
-    async def _take(self, queued: QueuedTask) -> None:
+    async def _take(self, taken: Take) -> None:
         """Claim a task and begin it."""
-        job = await self._claim(queued)
+        job = await self._claim(taken.queued, taken.overlap_tokens)
         if job is None:
             return
         claimed, request = job.claimed, job.claimed.task.request
