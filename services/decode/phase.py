@@ -16,9 +16,11 @@ from services.domain.errors import DeadlineExceeded, NotReady, ServingError, Tic
 from services.domain.handoff import Ticket, check_ticket, prompt_digest
 from services.domain.ids import RequestId, TicketId
 from services.domain.link import Accepted, StartDecode
+from services.domain.stalls import Decoding
 from services.domain.stream import Delta, FinishReason, StepFrame
 from services.engine.port import DecodeJob, Engine, EngineInfo
 from services.link.port import GatewayLink
+from services.runtime.clock import Clock
 from services.runtime.metrics import Meters
 
 TICKETS_REMEMBERED_MAX = 65_536
@@ -34,24 +36,50 @@ class _Sequence:
     deadline_s: float | None
     deadline: asyncio.TimerHandle | None
     expired: bool = False
+    written_tokens: int = 0
+    """Here, after the first ones."""
+    stalls_count: int = 0
+    """Steps among them in which a prompt was computed."""
+    began_s: float | None = None
+    """When its first ones were written here."""
+
+    def wrote(self, delta: Delta, *, stalled: bool, now_s: float) -> None:
+        """Note tokens."""
+        if not delta.token_ids:
+            return
+        if self.began_s is None:
+            self.began_s = now_s
+            return
+        self.written_tokens += len(delta.token_ids)
+        self.stalls_count += stalled
+
+    def account(self, now_s: float) -> Decoding:
+        """Say what it has behind it."""
+        return Decoding(
+            written_tokens=self.written_tokens,
+            stalls_count=self.stalls_count,
+            elapsed_s=0.0 if self.began_s is None else now_s - self.began_s,
+        )
 
 
 class DecodePhase:
     """All sequences that decode on this worker."""
 
     def __init__(
-        self, engine: Engine, info: EngineInfo, *, doubt_s: Callable[[], float], meters: Meters
+        self, engine: Engine, info: EngineInfo, *, clock: Clock, doubt_s: Callable[[], float], meters: Meters
     ) -> None:
         """Begin without sequences.
 
         Args:
             engine: that decodes.
             info: its facts.
+            clock: of this process.
             doubt_s: says how much older a message may be than it seems (`services.runtime.pulse`).
             meters: of this process.
         """
         self._doubt_s = doubt_s
         self._engine = engine
+        self._clock = clock
         self._info = info
         self._meters = meters
         self._sequences: dict[RequestId, _Sequence] = {}
@@ -133,13 +161,25 @@ class DecodePhase:
             self._drop(request_id)
             self._engine.abort(request_id)
 
-    def step(self, deltas: tuple[Delta, ...]) -> None:
-        """Pass one engine step on: one frame per gateway that has tokens in it."""
+    def accounts(self) -> tuple[Decoding, ...]:
+        """What each sequence here has behind it."""
+        now_s = self._clock.now_s()
+        return tuple(sequence.account(now_s) for sequence in self._sequences.values())
+
+    def step(self, deltas: tuple[Delta, ...], *, stalled: bool) -> None:
+        """Pass one engine step on: one frame per gateway that has tokens in it.
+
+        Args:
+            deltas: of the step.
+            stalled: whether a prompt was computed in it.
+        """
         by_link: dict[GatewayLink, list[Delta]] = {}
+        now_s = self._clock.now_s()
         for delta in deltas:
             sequence = self._sequences.get(delta.request_id)
             if sequence is None:
                 continue
+            sequence.wrote(delta, stalled=stalled, now_s=now_s)
             if delta.finish is not None:
                 self._drop(delta.request_id)
             by_link.setdefault(sequence.link, []).append(_in_time(delta, sequence))

@@ -76,6 +76,7 @@ class DecodeQuery:
             nobody knows.
         compatibility: engine layout that the ticket's KV has.
         avoid_worker_ids: workers that must not be chosen, because they failed this request before.
+        holder_id: who computed the prompt; nothing has to move when it goes on itself.
     """
 
     request_id: RequestId
@@ -85,6 +86,7 @@ class DecodeQuery:
     compatibility: str
     output_tokens_expected: int | None = None
     avoid_worker_ids: tuple[WorkerId, ...] = ()
+    holder_id: WorkerId | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

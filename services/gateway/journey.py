@@ -33,6 +33,7 @@ from services.domain.placement import (
     PathPreference,
     Placement,
 )
+from services.domain.stalls import Targets
 from services.domain.stream import Delta, FinishReason
 from services.domain.task import PrefillTask, TaskRecord, mark_prefix
 from services.domain.timeline import Mark
@@ -128,6 +129,7 @@ class Journey:
             deadline_s=life.deadline_at_s - now_s,
             ttft_target_s=max(0.0, life.accepted_s + reach.router.settings.ttft_target_s - now_s),
             decode_s=placement.predicted_s - placement.predicted_ttft_s,
+            targets=self._targets(),
             preferred_worker_id=placement.worker_id,
             preferred_overlap_blocks=placement.overlap_blocks,
         )
@@ -136,6 +138,15 @@ class Journey:
             await reach.bus.queue.enqueue(task)
         life.mark(Mark.QUEUED, reach.clock.now_s())
         return await self._await_handoff(reach.settings.claim_patience_s + placement.predicted_ttft_s)
+
+    def _targets(self) -> Targets | None:
+        """What requests are judged by; None while nobody knows how long they become."""
+        router, sampling = self._reach.router, self._life.request.sampling
+        output_tokens = router.lengths.expect(self._life.request.model, sampling.max_tokens)
+        if output_tokens is None:
+            return None
+        slo = router.settings.slo
+        return Targets(ttft_s=slo.ttft_s, tpot_s=slo.tpot_s, output_tokens=float(output_tokens))
 
     async def _await_handoff(self, patience_s: float) -> Handoff:
         life, reach = self._life, self._reach
@@ -164,7 +175,11 @@ class Journey:
     # -- decode ---------------------------------------------------------------------------------
 
     async def _hand_over(self, handoff: Handoff, ticket: Ticket) -> Delta | None:
-        """Send the ticket to a decode worker; returns the first token once it may be shown."""
+        """Send the ticket to a decode worker; returns the first token once it may be shown.
+
+        The worker that computed the prompt may go on with it itself: it is sent none, since it finds the
+        prompt's blocks in its own cache.
+        """
         life, reach = self._life, self._reach
         chosen = await self._placing.decode(handoff.worker_id, ticket)
         early = life.take(handoff.first) if handoff.first_is_exact else None
@@ -173,6 +188,10 @@ class Journey:
         age_s = reach.clock.now_s() - received_s
         left_s = ticket.lease_s - age_s - reach.settings.lease_margin_s
         reach.drop_attempt(life, cancel=False)
+        if chosen.worker_id == handoff.worker_id:
+            self._send_start(chosen.worker_id, None)
+            reach.answer_offer(life, taken=True, pulled=False)
+            return early
         self._send_start(chosen.worker_id, replace(ticket, lease_s=left_s))
         if early is not None:
             await self._hold(ticket, chosen)

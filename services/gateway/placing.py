@@ -130,7 +130,8 @@ class Placing:
             output_tokens_max=output_tokens_max,
             output_tokens_expected=self._reach.router.lengths.expect(request.model, output_tokens_max),
             compatibility=ticket.compatibility,
-            avoid_worker_ids=(*self._avoided(), prefill_worker_id),
+            avoid_worker_ids=self._avoided(),
+            holder_id=prefill_worker_id,
         )
         async with self._reach.in_time(self._life):
             outcome = await self._reach.placer.place_decode(query)

@@ -21,6 +21,9 @@ from services.router.sifting import sift, wait_for_room_s
 from services.router.way import tie
 from services.router.worker_view import WorkerView, hash64
 
+LEFT_FREE = "it is left free to prefill, others decode"
+"""What is said of a soft-roled worker that should not decode."""
+
 
 class _Seat(NamedTuple):
     """One worker with the sequence added; compares by its fields in order."""
@@ -44,19 +47,26 @@ class _Seat(NamedTuple):
 
 
 def place_decode(
-    query: DecodeQuery, *, fleet: FleetView, settings: RouterSettings, now_s: float
+    query: DecodeQuery,
+    *,
+    fleet: FleetView,
+    settings: RouterSettings,
+    now_s: float,
+    kept_free: frozenset[WorkerId] = frozenset(),
 ) -> DecodePlacement | Rejected:
     """Choose the worker on which the sequence, and those already there, lose least.
 
     Cost is the predicted step with the sequence added, plus what that step exceeds the TPOT target by
-    for everybody in it, plus prompts that the worker still has to prefill (they stall the sequence),
-    plus the wait for memory, plus the expected price of being preempted when memory runs out.
+    for everybody in it, plus the time in which KV moves (none to who holds it), plus prompts that the worker
+    still has to prefill (they stall the sequence), plus the wait for memory, plus the expected price of being
+    preempted when memory runs out.
 
     Args:
         query: what is to be continued.
         fleet: workers as known now.
         settings: targets and limits.
         now_s: by the clock that the fleet was folded with.
+        kept_free: soft-roled workers that are left to prefill while another has room at once.
     """
     need = Need(
         tokens=query.context_tokens + query.output_tokens_max,
@@ -69,6 +79,10 @@ def place_decode(
     seed = hash64(query.request_id)
     seats = sorted(_seat(view, query, settings.tpot_target_s, seed) for view in able)
     in_time = [seat for seat in seats if seat.wait_s <= settings.wait_max_s]
+    spared: list[_Seat] = []
+    if any(seat.wait_s == 0.0 and seat.worker_id not in kept_free for seat in in_time):
+        spared = [seat for seat in in_time if seat.worker_id in kept_free]
+        in_time = [seat for seat in in_time if seat.worker_id not in kept_free]
     late = [seat for seat in seats if seat.wait_s > settings.wait_max_s]
     if not in_time:
         return refuse(
@@ -87,6 +101,7 @@ def place_decode(
         seat.candidate(f"its wait of {seat.wait_s:.1f} s is longer than {settings.wait_max_s:g} s")
         for seat in late[: room - len(kept)]
     ]
+    kept += [seat.candidate(LEFT_FREE) for seat in spared[: room - len(kept)]]
     others = sorted((view.worker_id, why) for view, why in excluded)
     kept += [DecodeCandidate(worker_id=w, excluded=why) for w, why in others[: room - len(kept)]]
     return DecodePlacement(
@@ -105,6 +120,9 @@ def _seat(view: WorkerView, query: DecodeQuery, tpot_s: float, seed: int) -> _Se
     free = view.free_blocks - blocks_for(query.context_tokens + 1, limits.block_size_tokens)
     output_tokens = query.output_tokens_expected or query.output_tokens_max
     wait_s = wait_for_room_s(view, tokens=query.context_tokens, output_tokens=output_tokens)
+    moved_s = 0.0
+    if view.worker_id != query.holder_id:
+        moved_s = performance.transfer_s(query.context_tokens * limits.kv_bytes_per_token)
     preempted_s = preemption_s(
         performance,
         free_blocks=max(0, free),
@@ -116,7 +134,7 @@ def _seat(view: WorkerView, query: DecodeQuery, tpot_s: float, seed: int) -> _Se
     )
     late_s = running * max(0.0, step_s - tpot_s)
     return _Seat(
-        step_s + late_s + view.backlog_s + wait_s + preempted_s,
+        step_s + late_s + moved_s + view.backlog_s + wait_s + preempted_s,
         tie(seed, view.tie_seed),
         view.worker_id,
         step_s,

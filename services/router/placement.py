@@ -10,10 +10,12 @@ Not here: prices (`services.router.ways`), who decodes a handoff (`services.rout
 
 from collections.abc import Mapping
 from math import inf
+from typing import NamedTuple
 
 from services.domain.errors import Rejected
 from services.domain.ids import WorkerId
 from services.domain.placement import Candidate, Path, PathPreference, Placement, PlacementQuery
+from services.domain.worker import Phase
 from services.router.bounds import Bounds
 from services.router.fleet import FleetView
 from services.router.lineup import Mask
@@ -25,8 +27,18 @@ from services.router.way import Glance, Ways
 from services.router.ways import Pricing
 from services.router.worker_view import WorkerView
 
-_WANTED = {PathPreference.LOCAL: Path.LOCAL, PathPreference.REMOTE: Path.REMOTE}
+BIDDEN = "leaves it to the workers of both roles to bid for it"
+"""Why a prompt is queued although a soft-roled worker could begin it: each of them knows best what it would
+stall, and late binding costs less than a wrong guess."""
+
 _OTHER = {Path.LOCAL: Path.REMOTE, Path.REMOTE: Path.LOCAL}
+
+
+class _Wanted(NamedTuple):
+    """The one path that is to be taken where that is possible."""
+
+    path: Path
+    why: str
 
 
 class _Options:
@@ -36,6 +48,13 @@ class _Options:
         self.ways, self.bounds, self._able = ways, bounds, able
         self.good = bounds.good(ways) if judged else None
         """Ways that would do; None when all do."""
+
+    def is_bid_for(self, place: int) -> bool:
+        """Whether a way is that of a soft-roled worker with its own sequences, which bids in the queue."""
+        ways = self.ways
+        name = ways.sight.worker_ids[place]
+        local = place < ways.sight.decoders.count
+        return local and ways.lineup.place(name, Phase.PREFILL) is not None
 
     def barred(self) -> Mask | None:
         """Tell the ways that could be gone, but not well; None when there is none."""
@@ -53,6 +72,12 @@ class _Options:
         """Find the best of the barred ways."""
         barred = self.barred()
         return [] if barred is None else self.ways.best(count, path=path, among=barred)
+
+
+_WANTED = {
+    PathPreference.LOCAL: _Wanted(Path.LOCAL, "was asked for"),
+    PathPreference.REMOTE: _Wanted(Path.REMOTE, "was asked for"),
+}
 
 
 def place(
@@ -86,7 +111,11 @@ def place(
     preference = settings.preference if query.preference is PathPreference.AUTO else query.preference
     wanted = _WANTED.get(preference)
     room = settings.candidates_kept
-    best = options.best(room, wanted) or (options.best(room) if wanted else [])
+    best = (options.best(room, wanted.path) if wanted else []) or options.best(room)
+    if wanted is None and not query.begun and best and options.is_bid_for(best[0]):
+        bids = options.best(room, Path.REMOTE)
+        if bids:
+            best, wanted = bids, _Wanted(Path.REMOTE, BIDDEN)
     if not best:
         barred = options.barred()
         return refuse(
@@ -145,13 +174,13 @@ def _look(
 
 
 def _record(
-    kept: list[Candidate], options: _Options, wanted: Path | None, room: int
+    kept: list[Candidate], options: _Options, wanted: _Wanted | None, room: int
 ) -> tuple[Candidate, ...]:
     """Add to the best ways, as far as there is room, the others."""
     ways = options.ways
-    if len(kept) < room and kept[0].path is wanted:
-        places = options.best(room - len(kept), _OTHER[wanted])
-        kept = kept + ways.candidates(places, [f"{wanted} prefill was asked for"] * len(places))
+    if len(kept) < room and wanted is not None and kept[0].path is wanted.path:
+        places = options.best(room - len(kept), _OTHER[wanted.path])
+        kept = kept + ways.candidates(places, [f"{wanted.path} prefill {wanted.why}"] * len(places))
     if len(kept) < room:
         places = options.best_barred(room - len(kept))
         kept = kept + ways.candidates(places, options.bounds.objections(ways, places))
@@ -165,16 +194,20 @@ def _record(
 
 
 def _reason(
-    query: PlacementQuery, best: list[int], taken: Candidate, options: _Options, wanted: Path | None
+    query: PlacementQuery,
+    best: list[int],
+    taken: Candidate,
+    options: _Options,
+    wanted: _Wanted | None,
 ) -> str:
     """Say in one sentence what was chosen and what spoke against the other path."""
     ways = options.ways
     chosen = ways.glance(best[0])
     parts: list[str] = []
     if wanted is not None:
-        asked = "was asked for" if chosen.path is wanted else "was asked for but is impossible"
-        why = "" if chosen.path is wanted else _why_not(wanted, options)
-        parts.append(f"{wanted} prefill {asked}{why}")
+        taken_up = chosen.path is wanted.path
+        but = "" if taken_up else f" but is impossible{_why_not(wanted.path, options)}"
+        parts.append(f"{wanted.path} prefill {wanted.why}{but}")
     blocks = len(query.block_hashes)
     parts.append(
         f"worker {chosen.worker_id} holds {taken.overlap_blocks} of {blocks} blocks; "
@@ -183,7 +216,7 @@ def _reason(
     if chosen.harm_s > 0:
         parts.append(f"it stalls {_stall(chosen)}")
     rest = _OTHER[chosen.path]
-    if wanted is None or chosen.path is wanted:
+    if wanted is None or chosen.path is wanted.path:
         others = ways.of_path(best, rest) or options.best(1, rest)
         if others:
             parts.append(_against(ways.glance(others[0])))

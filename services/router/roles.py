@@ -5,8 +5,8 @@ The number is the one for which the wait of a prompt, as a share of the TTFT tar
 share of the TPOT target, add up to least: a second more of wait and a second more per token are measured by
 what each may take, so no ratio is set by anyone. Wait: Sakasegawa's approximation for several servers (1977),
 and half a burst, since prompts come in bursts: (index of dispersion - 1) / 2 of them are ahead on average.
-Invariant: functions of values; a number is always between 1 and workers - 1.
-Not here: which workers (`services.replay.policies.baton`), what the planner orders.
+Invariant: functions of values; a number is always within what was asked for.
+Not here: which workers (`services.router.soft_roles`), what the planner orders.
 """
 
 import math
@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 RATE_MEMORY_S = 30.0
 """Time after which an arrival counts for 1/e in the rate: longer than a burst, shorter than a daily rise."""
+SEEN_LEAST_S = 1.0
+"""Time that the first arrivals are taken to stand for at least."""
 SHAPE_WEIGHT = 0.01
 """Weight of the newest prompt in the mean and the spread of prefill times: about the last hundred speak."""
 BURST_WINDOW_S = 0.2
@@ -58,7 +60,8 @@ class DemandRecord:
 
     def __init__(self) -> None:
         """Know of no prompt."""
-        self._load = 0.0
+        self._work_s = 0.0
+        self._began_s: float | None = None
         self._at_s = 0.0
         self._mean_s = 0.0
         self._square = 0.0
@@ -72,8 +75,9 @@ class DemandRecord:
             prefill_s: what its prefill takes where that is shortest.
             now_s: of its arrival.
         """
-        self._load = self._load * math.exp(-(now_s - self._at_s) / RATE_MEMORY_S) + prefill_s / RATE_MEMORY_S
+        self._work_s = self._work_s * math.exp(-(now_s - self._at_s) / RATE_MEMORY_S) + prefill_s
         self._at_s = now_s
+        self._began_s = now_s if self._began_s is None else self._began_s
         weight = SHAPE_WEIGHT if self._mean_s else 1.0
         self._mean_s += weight * (prefill_s - self._mean_s)
         self._square += weight * (prefill_s * prefill_s - self._square)
@@ -89,8 +93,10 @@ class DemandRecord:
     def demand(self) -> Demand:
         """Describe what arrives."""
         mean_square = self._mean_s * self._mean_s
+        elapsed_s = self._at_s - (self._at_s if self._began_s is None else self._began_s)
+        remembered_s = RATE_MEMORY_S * (1.0 - math.exp(-elapsed_s / RATE_MEMORY_S))
         return Demand(
-            load=self._load,
+            load=self._work_s / max(remembered_s, SEEN_LEAST_S),
             mean_s=self._mean_s,
             variation=max(0.0, self._square / mean_square - 1) if mean_square else 0.0,
             dispersion=(self._count_squares - self._counts**2) / self._counts if self._counts else 1.0,
@@ -104,6 +110,8 @@ def decoder_count(
     step_s: Callable[[int], float],
     ttft_target_s: float,
     tpot_target_s: float,
+    least: int = 1,
+    most: int | None = None,
 ) -> int:
     """Choose how many workers decode.
 
@@ -113,12 +121,14 @@ def decoder_count(
         step_s: decode step when what decodes now is shared by so many workers, s.
         ttft_target_s: of a request.
         tpot_target_s: of a request.
+        least: workers that decode in any case, >= 1.
+        most: that may decode, >= `least`; None is all but one.
     """
     best: tuple[bool, float, int] | None = None
-    for decoders in range(1, max(2, worker_count)):
+    for decoders in range(least, max(least, worker_count - 1 if most is None else most) + 1):
         share = step_s(decoders) / tpot_target_s
         wait = demand.wait_s(max(1, worker_count - decoders)) / ttft_target_s
         offer = (share > STEP_FRAC_MAX, wait + share, decoders)
         if best is None or offer < best:
             best = offer
-    return best[2] if best else 1
+    return best[2] if best else least

@@ -25,6 +25,7 @@ from services.router.placement import place
 from services.router.pressure import Pressure
 from services.router.queue_load import QueueClass, QueueLoad, queue_class, read_queue
 from services.router.settings import RouterSettings
+from services.router.soft_roles import SoftRoles
 from services.router.worker_view import burden_of_prompt, burden_of_sequence
 
 
@@ -39,6 +40,7 @@ class Router:
         )
         self._hits = HitRecord()
         self._pressure = Pressure(settings.burst_s)
+        self._roles = SoftRoles(settings)
         self.lengths = OutputLengths()
         """How long outputs become, as far as the owner folds those of its requests."""
         self._queued: dict[QueueClass, tuple[int, int]] = {}
@@ -180,6 +182,8 @@ class Router:
             self._pressure.fold(query.scope.model, now_s)
         if isinstance(outcome, Placement):
             self._remember(query, outcome, now_s)
+            if not query.begun:
+                self._roles.fold(query.scope.model, outcome.candidates[0].prefill_s, now_s)
         return outcome
 
     def _is_late(self, query: PlacementQuery, outcome: Placement | Rejected) -> bool:
@@ -196,7 +200,13 @@ class Router:
 
     def place_decode(self, query: DecodeQuery, now_s: float) -> DecodePlacement | Rejected:
         """Decide who continues a handed-over prompt, and remember it as load."""
-        outcome = place_decode(query, fleet=self.fleet, settings=self.settings, now_s=now_s)
+        outcome = place_decode(
+            query,
+            fleet=self.fleet,
+            settings=self.settings,
+            now_s=now_s,
+            kept_free=self._roles.kept_free(query.scope.model, self.fleet, now_s),
+        )
         view = self.fleet.get(outcome.worker_id) if isinstance(outcome, DecodePlacement) else None
         if view is not None:
             self._enqueued.end(query.request_id)

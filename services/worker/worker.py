@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Iterator
 
-from services.bus.port import Bus, FleetChange, WorkerLeft, WorkerSeen
+from services.bus.port import Bus, WorkerSeen
 from services.decode.phase import DecodePhase
 from services.domain.blocks import CacheScope, KvEvent, KvEventBatch, KvSnapshot
 from services.domain.errors import BusUnavailable, EngineFailed, ServingError
@@ -29,6 +29,7 @@ from services.runtime.metrics import Meters
 from services.runtime.pulse import Pulse
 from services.runtime.tasks import Nursery
 from services.worker.holdings import Holdings
+from services.worker.peers import Peers
 from services.worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ class Worker:
         self._nursery = Nursery(settings.worker_id)
         self._phases = tuple(sorted(settings.phases))
         self._status_sequence = 0
-        self._peers = 1
+        self._peers = Peers(self.worker_id, settings.model)
         self._holdings = Holdings(self.worker_id)
         self._kv_outbox: asyncio.Queue[KvEventBatch] = asyncio.Queue(KV_OUTBOX_BATCHES_MAX)
         self._warm = asyncio.Event()
@@ -96,7 +97,9 @@ class Worker:
         self._info = await self._engine.start(self._stepped, self._cache_changed)
         self.epoch = self._info.epoch
         self._holdings.belong_to(self.epoch)
-        self._decode = DecodePhase(self._engine, self._info, doubt_s=self._pulse.doubt_s, meters=self._meters)
+        self._decode = DecodePhase(
+            self._engine, self._info, clock=self._clock, doubt_s=self._pulse.doubt_s, meters=self._meters
+        )
         self._prefill = self._make_prefill(self._info)
         await self._warm_up()
         self._pace = PaceRecord()  # the first steps of an engine are its slowest
@@ -159,7 +162,9 @@ class Worker:
             performance=correct(self._info.performance, self._pace.pace),
             holds=self._holdings.__contains__,
             reachable=frozenset(self._links),
-            peer_count=self._peers,
+            peer_count=self._peers.count,
+            decoding=self._decode.accounts(),
+            has_free_peer=self._peers.has_free,
         )
 
     # -- engine ---------------------------------------------------------------------------------
@@ -172,7 +177,7 @@ class Worker:
         if step.span is not None:
             self._pace.fold(step.span)
         if step.deltas:
-            self._decode.step(step.deltas)
+            self._decode.step(step.deltas, stalled=step.span is not None and step.span.prefill_s > 0.0)
             if not self._warm.is_set() and any(d.request_id == WARM_UP and d.finish for d in step.deltas):
                 self._warm.set()
         for checked in step.kv_checks:
@@ -301,11 +306,10 @@ class Worker:
             await asyncio.sleep(self._settings.status_period_s)
 
     async def _watch_peers(self) -> None:
-        """Know how many prefill workers may race for a task, and whether one who pulls accuses this one."""
-        seen: set[WorkerId] = {self.worker_id}
+        """Know who else may take a task, and whether one who pulls accuses this one."""
         async with self._bus.watch_fleet() as changes:
             async for change in changes:
-                self._peers = _fold_peers(seen, change, self._settings.model)
+                self._peers.fold(change)
                 if isinstance(change, WorkerSeen) and self.epoch in change.status.suspects:
                     self._give_up(f"its KV repeatedly arrived changed at worker {change.status.worker_id}")
 
@@ -347,13 +351,3 @@ class Worker:
 def _errors(step: EngineStep) -> Iterator[ServingError | None]:
     yield from (result.first.error for result in step.prefilled)
     yield from (delta.error for delta in step.deltas)
-
-
-def _fold_peers(seen: set[WorkerId], change: FleetChange, model: str) -> int:
-    match change:
-        case WorkerSeen(status=status):
-            if status.model == model and Phase.PREFILL in status.phases:
-                seen.add(status.worker_id)
-        case WorkerLeft(worker_id=worker_id):
-            seen.discard(worker_id)
-    return max(1, len(seen))

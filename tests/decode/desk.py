@@ -16,7 +16,7 @@ from services.engine.port import EngineStep, Prefilled, PrefillJob
 from services.engine.simulated.engine import SimulatedEngine
 from services.engine.simulated.fabric import Fabric
 from services.engine.simulated.settings import SimulatedSettings
-from services.runtime.clock import run_virtual
+from services.runtime.clock import LoopClock, run_virtual
 from services.runtime.metrics import Meters
 
 
@@ -57,7 +57,9 @@ class Desk:
         info = await self.decode.start(self._pass_on, lambda _: None)
         self.doubt_s = 0.0
         """How long this worker may have stood still."""
-        self.phase = DecodePhase(self.decode, info, doubt_s=lambda: self.doubt_s, meters=Meters())
+        self.phase = DecodePhase(
+            self.decode, info, clock=LoopClock(), doubt_s=lambda: self.doubt_s, meters=Meters()
+        )
 
     async def close(self) -> None:
         """Stop both engines."""
@@ -69,7 +71,7 @@ class Desk:
         self.changed.set()
 
     def _pass_on(self, step: EngineStep) -> None:
-        self.phase.step(step.deltas)
+        self.phase.step(step.deltas, stalled=step.span is not None and step.span.prefill_s > 0.0)
 
     async def ticket(self, asked: InferenceRequest) -> Ticket:
         """Prefill a request on the first engine."""

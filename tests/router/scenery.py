@@ -96,6 +96,7 @@ def decode_query(
     output_tokens_max: int = 64,
     compatibility: str = LIMITS.compatibility,
     avoid: tuple[str, ...] = (),
+    holder: str | None = None,
 ) -> DecodeQuery:
     """A handed-over prompt."""
     return DecodeQuery(
@@ -105,6 +106,7 @@ def decode_query(
         output_tokens_max=output_tokens_max,
         compatibility=compatibility,
         avoid_worker_ids=tuple(WorkerId(w) for w in avoid),
+        holder_id=None if holder is None else WorkerId(holder),
     )
 
 

@@ -24,6 +24,7 @@ from services.domain.placement import (
     PlacementQuery,
 )
 from services.domain.request import InferenceRequest, Sampling
+from services.domain.stalls import Targets
 from services.domain.stream import Delta, FinishReason, StepFrame, TokenLogprob
 from services.domain.task import Claim, PrefixMark, TaskRecord
 from services.domain.worker import Lifecycle, Phase, WorkerLimits, WorkerLoad, WorkerStatus
@@ -99,6 +100,7 @@ RECORD = TaskRecord(
     deadline_s=4.5,
     ttft_target_s=0.5,
     decode_s=1.5,
+    targets=Targets(ttft_s=0.5, tpot_s=0.03, output_tokens=200.0),
     preferred_worker_id=W,
     preferred_overlap_blocks=5,
 )
@@ -170,6 +172,7 @@ DECODE_QUERY = DecodeQuery(
     output_tokens_max=2,
     compatibility="c",
     avoid_worker_ids=(W,),
+    holder_id=W,
 )
 PLACEMENT = Placement(
     request_id=R,

@@ -44,6 +44,7 @@ from services.domain.placement import (
     PlacementQuery,
 )
 from services.domain.request import InferenceRequest, Sampling
+from services.domain.stalls import Targets
 from services.domain.stream import Delta, FinishReason, StepFrame, TokenLogprob
 from services.domain.task import Claim, PrefixMark, TaskRecord
 from services.domain.worker import WorkerLimits, WorkerLoad, WorkerStatus
@@ -140,6 +141,8 @@ RECORDS = st.builds(
     deadline_s=st.none() | NUMBERS,
     ttft_target_s=NUMBERS,
     decode_s=NUMBERS,
+    targets=st.none()
+    | st.builds(Targets, ttft_s=POSITIVE_NUMBERS, tpot_s=POSITIVE_NUMBERS, output_tokens=POSITIVE_NUMBERS),
     preferred_worker_id=st.none() | IDS,
     preferred_overlap_blocks=COUNTS,
 )
@@ -283,6 +286,7 @@ DECODE_QUERIES = st.builds(
     output_tokens_expected=st.none() | POSITIVE_COUNTS,
     compatibility=TEXTS,
     avoid_worker_ids=st.lists(IDS, max_size=2).map(tuple),
+    holder_id=st.none() | IDS,
 )
 _COSTS = dict.fromkeys(("wait_s", "prefill_s", "transfer_s", "ttft_s", "tpot_s", "harm_s", "cost_s"), NUMBERS)
 CANDIDATES = st.builds(

@@ -95,6 +95,7 @@ def decode_query_to_proto(query: DecodeQuery) -> pb.PlaceDecodeRequest:
             output_tokens_expected=query.output_tokens_expected,
             compatibility=query.compatibility,
             avoid_worker_ids=query.avoid_worker_ids,
+            holder_id=query.holder_id,
         )
 
 
@@ -113,6 +114,7 @@ def decode_query_from_proto(message: pb.PlaceDecodeRequest) -> DecodeQuery:
         output_tokens_expected=_expected("PlaceDecodeRequest", message),
         compatibility=message.compatibility,
         avoid_worker_ids=tuple(map(WorkerId, message.avoid_worker_ids)),
+        holder_id=WorkerId(message.holder_id) if message.HasField("holder_id") else None,
     )
 
 

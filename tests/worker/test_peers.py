@@ -1,0 +1,43 @@
+"""Who else may take a task, as the fleet's changes tell."""
+
+from services.bus.port import WorkerLeft, WorkerSeen
+from services.domain.ids import WorkerId
+from services.domain.worker import Lifecycle, WorkerLoad, WorkerStatus
+from services.worker.peers import Peers
+from tests.router.scenery import BOTH, DECODE, MODEL, PREFILL, worker
+
+ME = WorkerId("me")
+
+
+def peers_of(*statuses: WorkerStatus) -> Peers:
+    """Tell of workers."""
+    peers = Peers(ME, MODEL)
+    for status in statuses:
+        peers.fold(WorkerSeen(status=status))
+    return peers
+
+
+def test_those_who_prefill_the_model_count() -> None:
+    """Itself once, decode workers and other models not."""
+    peers = peers_of(
+        worker("me", BOTH),
+        worker("a", PREFILL),
+        worker("b", BOTH),
+        worker("c", DECODE),
+        worker("d", PREFILL, model="other"),
+    )
+    assert peers.count == 3
+    peers.fold(WorkerLeft(worker_id=WorkerId("a")))
+    assert peers.count == 2
+    assert Peers(ME, MODEL).count == 1
+
+
+def test_a_free_peer_decodes_nothing_and_takes_work() -> None:
+    """One that decodes, drains or left is none; this worker is not its own peer."""
+    busy = WorkerLoad(running_count=1)
+    assert not peers_of(worker("me", BOTH), worker("a", BOTH, load=busy)).has_free
+    assert not peers_of(worker("a", PREFILL, lifecycle=Lifecycle.DRAINING)).has_free
+    peers = peers_of(worker("a", PREFILL), worker("b", BOTH, load=busy))
+    assert peers.has_free
+    peers.fold(WorkerSeen(status=worker("a", PREFILL, load=busy)))
+    assert not peers.has_free
