@@ -22,6 +22,13 @@ class CandidateRecord(msgspec.Struct):
     excluded: str | None = None
 
 
+class MarginsRecord(msgspec.Struct):
+    """How much of each target predictions were allowed to use up."""
+
+    ttft_frac: float
+    tpot_frac: float
+
+
 class PlacementRecord(msgspec.Struct):
     """The decision."""
 
@@ -32,6 +39,7 @@ class PlacementRecord(msgspec.Struct):
     reason: str
     candidates: list[CandidateRecord]
     predicted_tpot_s: float = 0.0
+    margins: MarginsRecord | None = None
 
 
 class TicketRecord(msgspec.Struct):

@@ -30,6 +30,11 @@ def _decision(record: Record) -> Iterator[str]:
         return
     yield ""
     yield f"decision: {placement.reason}"
+    if placement.margins is not None:
+        yield (
+            f"overload: predictions may use {placement.margins.ttft_frac:.0%} of the TTFT target and "
+            f"{placement.margins.tpot_frac:.0%} of what the TPOT target leaves, by how often they missed"
+        )
     for candidate in placement.candidates:
         yield "  " + _candidate(candidate)
     for fallback in record.fallbacks:

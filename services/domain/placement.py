@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from services.domain.blocks import BlockHash, CacheScope
 from services.domain.ids import RequestId, WorkerId
+from services.domain.slo import WHOLE, Margins
 
 
 class Path(StrEnum):
@@ -45,6 +46,7 @@ class PlacementQuery:
         deadline_s: time left; None waits without limit.
         waited_s: since the gateway accepted it.
         begun: whether work on it has begun before, so that it must not be refused for being late.
+        margins: what is kept under overload because predictions of the model have missed of late.
         preference: restricts the paths where that is possible.
         avoid_worker_ids: workers that must not be chosen, because they failed this request before.
     """
@@ -59,6 +61,7 @@ class PlacementQuery:
     deadline_s: float | None = None
     waited_s: float = 0.0
     begun: bool = False
+    margins: Margins = WHOLE
     preference: PathPreference = PathPreference.AUTO
     avoid_worker_ids: tuple[WorkerId, ...] = ()
 
@@ -140,6 +143,7 @@ class Placement:
         reason: one sentence for a person.
         candidates: best first, excluded ones last; of a large fleet only the best, as many as the
             router's settings keep.
+        margins: those it was let in with under overload; None when the targets did not bound it.
     """
 
     request_id: RequestId
@@ -151,6 +155,7 @@ class Placement:
     predicted_s: float
     reason: str
     candidates: tuple[Candidate, ...]
+    margins: Margins | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

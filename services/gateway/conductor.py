@@ -31,6 +31,7 @@ from services.domain.stream import Delta, FinishReason, StepFrame
 from services.domain.timeline import Mark
 from services.domain.worker import Lifecycle, Phase, WorkerStatus
 from services.gateway.journey import Journey
+from services.gateway.lessons import Lessons
 from services.gateway.life import Claimed, DeadlinePassed, Life, LinkLost, Offer
 from services.gateway.links import LinkPool
 from services.gateway.port import ClusterState, RequestRecord, ServedModel, ServeOptions
@@ -126,6 +127,7 @@ class Conductor:
         )
         self._lives: dict[RequestId, Life] = {}
         self._records = RecordBook(settings.records_max, meters)
+        self._lessons = Lessons(router, meters)
         self._draining = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -242,30 +244,12 @@ class Conductor:
         record = life.record()
         self._reach.drop_attempt(life, cancel=record.finish not in _DONE)
         self.router.fold_ended(life.request.request_id)
-        self._check_promise(record)
-        self.router.lengths.fold(
-            record.model, record.output_tokens, complete=record.finish is FinishReason.STOP
-        )
+        self._lessons.learn(record, priority=life.request.priority)
         del self._lives[life.request.request_id]
         if not self._lives:
             self._idle.set()
         self._records.add(record)
         self._meters.set("baton_requests_active", len(self._lives))
-
-    def _check_promise(self, record: RequestRecord) -> None:
-        """Hold what the index promised of a worker's cache against what its engine reused."""
-        if record.placement is None or record.cached_tokens is None or record.fallbacks:
-            return
-        computed_by = record.placement.worker_id if record.handoff is None else record.handoff.worker_id
-        if computed_by != record.placement.worker_id:
-            return
-        wrong = self.router.fold_hit(
-            computed_by,
-            promised_blocks=record.placement.overlap_blocks,
-            reused_tokens=record.cached_tokens,
-        )
-        if wrong is not None:
-            log.warning("the index of %s is wrong, it is fetched anew: %s", computed_by, wrong)
 
     def record(self, request_id: RequestId) -> RequestRecord | None:
         """What is known of a request, open or ended."""

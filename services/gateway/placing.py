@@ -76,6 +76,7 @@ class Placing:
             deadline_s=life.deadline_at_s - self._reach.clock.now_s(),
             waited_s=self._reach.clock.now_s() - life.accepted_s,
             begun=life.attempts > 0,
+            margins=self._reach.router.misses.margins(request.model),
             preference=preference,
             avoid_worker_ids=self._avoided(),
         )

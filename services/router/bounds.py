@@ -14,6 +14,7 @@ import numpy as np
 
 from services.domain.placement import Candidate, PlacementQuery
 from services.domain.request import is_batch
+from services.domain.slo import Margins
 from services.router.lineup import Column, Mask
 from services.router.refusal import Bar, Barred
 from services.router.settings import RouterSettings
@@ -31,6 +32,7 @@ class Bounds:
     Attributes:
         ttft_target_s: of the router.
         burst_wait_s: longest wait while this is a burst; None under overload, where the target counts.
+        margins: of the targets under overload; None in a burst.
         step_max_s: longest time per token of a decode worker.
         waited_s: since the gateway accepted the request.
         deadline_s: time left; None without.
@@ -40,6 +42,7 @@ class Bounds:
 
     ttft_target_s: float
     burst_wait_s: float | None
+    margins: Margins | None
     step_max_s: float
     waited_s: float
     deadline_s: float | None
@@ -52,6 +55,7 @@ class Bounds:
         return cls(
             ttft_target_s=settings.ttft_target_s,
             burst_wait_s=None if overload else settings.wait_max_s,
+            margins=query.margins if overload else None,
             step_max_s=settings.step_max_s(query.priority, overload=overload),
             waited_s=query.waited_s,
             deadline_s=query.deadline_s,
@@ -70,7 +74,12 @@ class Bounds:
         floor_s = self.ttft_target_s * WAIT_FLOOR_FRAC
         if self.batch:
             return floor_s - self.waited_s
-        return max(self.ttft_target_s - solo_s, floor_s) - self.waited_s
+        return max(self.ttft_max_s - solo_s, floor_s) - self.waited_s
+
+    @property
+    def ttft_max_s(self) -> float:
+        """Longest predicted TTFT, of interactive requests under overload."""
+        return self.ttft_target_s * (1.0 if self.margins is None else self.margins.ttft_frac)
 
     def predicted_s(self, way: Candidate) -> float:
         """Seconds until the last token, if the output is as long as expected."""
@@ -135,7 +144,7 @@ class Bounds:
             return self.wait_max_s(0.0)
         floor_s = self.ttft_target_s * WAIT_FLOOR_FRAC
         solo_s = ways.ttft_s - ways.wait_s
-        return np.maximum(self.ttft_target_s - solo_s, floor_s) - self.waited_s
+        return np.maximum(self.ttft_max_s - solo_s, floor_s) - self.waited_s
 
     def objections(self, ways: Ways, places: list[int]) -> list[str]:
         """Say what is wrong with ways that are not good."""

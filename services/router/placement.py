@@ -138,6 +138,7 @@ def place(
         predicted_s=bounds.predicted_s(chosen),
         reason=_reason(query, best, chosen, options, wanted),
         candidates=_record(kept, options, wanted, room),
+        margins=bounds.margins,
     )
 
 
@@ -169,6 +170,7 @@ def _look(
         queue=queue,
         tpot_s=settings.tpot_target_s,
         step_max_s=bounds.step_max_s,
+        step_margin_frac=1.0 if bounds.margins is None else bounds.margins.tpot_frac,
     )
     return _Options(pricing.ways(), able, bounds, judged=settings.early_rejection and not query.begun)
 

@@ -20,6 +20,7 @@ from services.router.findings import Applied, Folded, GapFound
 from services.router.fleet import FleetView
 from services.router.index import PrefixIndex
 from services.router.ledger import Burden, Ledger
+from services.router.misses import Misses
 from services.router.output_lengths import OutputLengths
 from services.router.placement import place
 from services.router.pressure import Pressure
@@ -43,6 +44,8 @@ class Router:
         self._roles = SoftRoles(settings)
         self.lengths = OutputLengths()
         """How long outputs become, as far as the owner folds those of its requests."""
+        self.misses = Misses(settings.slo, settings.miss_frac)
+        """How wrong predictions were, as far as the owner folds what became of its requests."""
         self._queued: dict[QueueClass, tuple[int, int]] = {}
         self._queue_reachable = True
         self._enqueued: Ledger[QueueClass] = Ledger(settings.placements_max)

@@ -65,6 +65,12 @@ class RouterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     Batch work only fills workers up to the target. An engine that misses the bound with one request alone
     is not measured by it."""
 
+    miss_frac: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.1
+    """Share of the requests let in under overload that may miss their targets, half of it the one for TTFT,
+    half the one for TPOT. The router learns how much of each target its predictions may use up for that. A
+    tenth of what is served is little beside what a standing queue costs; keeping nearly all in time would
+    refuse more than it saves. 1 lets predictions use up the whole target, however wrong they are."""
+
     not_ready_retry_s: _Positive = 2.0
     """What a client is told to wait when no worker is ready: nothing predicts the end of a start."""
 

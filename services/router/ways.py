@@ -57,6 +57,7 @@ class Pricing:
         queue: QueueLoad,
         tpot_s: float,
         step_max_s: float,
+        step_margin_frac: float = 1.0,
     ) -> None:
         """Prepare to price.
 
@@ -68,12 +69,14 @@ class Pricing:
             queue: what waits for any prefill worker.
             tpot_s: what a decode step should take.
             step_max_s: what it may take at most before a worker counts as full.
+            step_margin_frac: how much of the time that `step_max_s` leaves to others than this sequence
+                itself is given away, in (0, 1].
         """
         self._query, self._able, self._queue = query, able, queue
         self._lineup, self._sight, self._overlaps = lineup, lineup.sight(), overlaps
         self._coming = queue.waiting_count / max(1, able.decoder_count)
         self._coming_tokens = queue.waiting_tokens / max(1, able.decoder_count)
-        self._tpot_s, self._step_max_s = tpot_s, step_max_s
+        self._tpot_s, self._step_max_s, self._step_margin_frac = tpot_s, step_max_s, step_margin_frac
         self._seed = hash64(query.request_id)
 
     def ways(self) -> Ways:
@@ -171,11 +174,7 @@ class Pricing:
         step_s = loads.step_s + loads.is_idle * idle_s + added_s
         joined = coming + sequences if coming else sequences
         pace_s = (step_s + added_s * (joined - loads.running_count)) * loads.slowdown
-        step_max_s: Number = self._step_max_s
-        if isinstance(alone_s, np.ndarray):
-            step_max_s = np.where(alone_s <= self._step_max_s, self._step_max_s, inf)
-        elif alone_s > self._step_max_s:
-            step_max_s = inf
+        step_max_s = self._longest_s(alone_s)
         growth = query.output_tokens_expected or 0
         free = loads.free_blocks
         if growth:
@@ -210,6 +209,15 @@ class Pricing:
             if np.count_nonzero(shy):
                 local_room_s = np.where(shy, np.maximum(loads.backlog_s, step_s), otherwise_s)
         return _Seats(room_s=room_s, step_s=step_s, pace_s=pace_s, local_room_s=local_room_s)
+
+    def _longest_s(self, alone_s: Number) -> Number:
+        """The longest step of a worker; infinite where this sequence alone misses the bound."""
+        longest_s: Number = self._step_max_s
+        if self._step_margin_frac < 1.0:
+            longest_s = longest_s - (1.0 - self._step_margin_frac) * (longest_s - alone_s)
+        if isinstance(alone_s, np.ndarray):
+            return np.where(alone_s <= self._step_max_s, longest_s, inf)
+        return inf if alone_s > self._step_max_s else longest_s
 
     def _sequence_s(self, part: Part) -> tuple[Number, Number, Number]:
         """What this sequence adds to a decode step of others, a step without any, and its step alone."""

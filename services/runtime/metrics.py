@@ -61,6 +61,13 @@ TABLE: tuple[Metric, ...] = (
         text="New requests that wait in the gateway until a decode worker has room.",
     ),
     Metric(
+        name="baton_admission_margin_ratio",
+        kind=Kind.GAUGE,
+        labels=("model", "target"),
+        text="Share of a target (ttft or tpot) that predictions may use up under overload, learned from "
+        "requests that missed it; 1 where predictions come true.",
+    ),
+    Metric(
         name="baton_placements_total",
         kind=Kind.COUNTER,
         labels=("path",),

@@ -30,6 +30,8 @@ from services.runtime.clock import run_virtual
 
 WATCH_S = 0.05
 """Time between two looks at queue lengths."""
+SCATTER_S = 0.3
+"""Mean time for which an engine is as slow as it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +69,9 @@ class Fleet:
     decode: int = 2
     engine: SimulatedSettings = field(default_factory=SimulatedSettings)
     router: RouterSettings = field(default_factory=RouterSettings)
+    scatter: float = 0.0
+    """Standard deviation of the logarithm of how slow each engine is, drawn anew about every `SCATTER_S`: a
+    real engine takes now more, now less than was predicted."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -158,7 +163,9 @@ def play(load: Load, fleet: Fleet) -> Outcome:
 async def _play(load: Load, fleet: Fleet) -> Outcome:
     cluster = await _start(fleet)
     outcome = Outcome(seconds=load.seconds)
-    watch = asyncio.ensure_future(_watch(cluster, outcome))
+    beside = [asyncio.ensure_future(_watch(cluster, outcome))]
+    if fleet.scatter:
+        beside.append(asyncio.ensure_future(_scatter(cluster, fleet.scatter, random.Random(load.seed))))
     try:
         async with asyncio.TaskGroup() as group:
             rng = random.Random(load.seed)
@@ -172,9 +179,18 @@ async def _play(load: Load, fleet: Fleet) -> Outcome:
         await asyncio.sleep(1.0)
         outcome.leftovers = {name: count for name, count in cluster.leftovers().items() if count}
     finally:
-        watch.cancel()
+        for task in beside:
+            task.cancel()
         await cluster.stop()
     return outcome
+
+
+async def _scatter(cluster: InProcessCluster, scatter: float, rng: random.Random) -> None:
+    """Let engines be now slower, now faster, as predicted on average."""
+    while True:
+        for engine in cluster.engines.values():
+            engine.slow_down(rng.lognormvariate(-(scatter**2) / 2, scatter))
+        await asyncio.sleep(rng.expovariate(1 / SCATTER_S))
 
 
 def _request(number: int, load: Load, rng: random.Random, *, batch: bool) -> InferenceRequest:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.cli.hindsight import chosen_of, look_back, parts_of
-from services.cli.records import Record
+from services.cli.records import MarginsRecord, Record
 from services.cli.story import tell
 
 REMOTE: dict[str, Any] = {
@@ -126,3 +126,16 @@ def test_the_parts_add_up(chosen: dict[str, Any], steps: list[float], early: boo
     assert sum(part.predicted_s for part in parts) == pytest.approx(chosen["ttft_s"])
     assert sum(part.measured_s for part in parts) == pytest.approx(at_s)
     assert list(look_back(one))
+
+
+def test_margins_are_told_when_a_request_was_let_in_under_overload() -> None:
+    """In a burst there are none to tell."""
+    calm = record()
+    assert calm.placement is not None
+    margins = MarginsRecord(ttft_frac=0.72, tpot_frac=0.9)
+    placement = msgspec.structs.replace(calm.placement, margins=margins)
+    told = list(tell(msgspec.structs.replace(calm, placement=placement)))
+    (line,) = [line for line in told if line.startswith("overload:")]
+    assert "72% of the TTFT target" in line
+    assert "90% of what the TPOT target leaves" in line
+    assert not any(line.startswith("overload:") for line in tell(calm))

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import cache
 
 import msgspec
+import pytest
 
 from services.engine.simulated.settings import SimulatedSettings
 from services.router.settings import RouterSettings
@@ -25,11 +26,18 @@ TOLD = {"ok", "saturated", "deadline_unmeetable"}
 
 
 @cache
-def outcome_of(factor: float, *, early_rejection: bool = True, batch_frac: float = 0.0) -> Outcome:
+def outcome_of(
+    factor: float,
+    *,
+    early_rejection: bool = True,
+    batch_frac: float = 0.0,
+    scatter: float = 0.0,
+    miss_frac: float = FLEET.router.miss_frac,
+) -> Outcome:
     """Play a multiple of the load."""
-    router = msgspec.structs.replace(FLEET.router, early_rejection=early_rejection)
+    router = msgspec.structs.replace(FLEET.router, early_rejection=early_rejection, miss_frac=miss_frac)
     load = replace(LOAD, rate_per_s=factor * LOAD.rate_per_s, batch_frac=batch_frac)
-    return play(load, replace(FLEET, router=router))
+    return play(load, replace(FLEET, router=router, scatter=scatter))
 
 
 def test_goodput_does_not_collapse() -> None:
@@ -37,6 +45,13 @@ def test_goodput_does_not_collapse() -> None:
     kept, lost = outcome_of(3), outcome_of(3, early_rejection=False)
     assert kept.goodput_per_s() >= 0.9 * outcome_of(1).goodput_per_s()
     assert lost.goodput_per_s() < 0.5 * kept.goodput_per_s()
+
+
+@pytest.mark.parametrize("scatter", [0.0, 0.6])
+def test_learned_margins_keep_more_answers_in_time(scatter: float) -> None:
+    """Also where engines are now slower, now faster than predicted."""
+    learned, trusting = (outcome_of(3, scatter=scatter, miss_frac=frac) for frac in (0.1, 1.0))
+    assert learned.goodput_per_s() > 1.1 * trusting.goodput_per_s()
 
 
 def test_what_is_not_served_is_told_at_once() -> None:

@@ -44,6 +44,7 @@ from services.domain.placement import (
     PlacementQuery,
 )
 from services.domain.request import InferenceRequest, Sampling
+from services.domain.slo import Margins
 from services.domain.stalls import Targets
 from services.domain.stream import Delta, FinishReason, StepFrame, TokenLogprob
 from services.domain.task import Claim, PrefixMark, TaskRecord
@@ -263,6 +264,8 @@ TO_GATEWAY: st.SearchStrategy[ToGateway] = (
     | st.just(Goodbye())
 )
 
+_SHARES = st.floats(min_value=0, max_value=1, exclude_min=True)
+MARGINS = st.builds(Margins, ttft_frac=_SHARES, tpot_frac=_SHARES)
 PLACEMENT_QUERIES = st.builds(
     PlacementQuery,
     request_id=IDS,
@@ -275,6 +278,7 @@ PLACEMENT_QUERIES = st.builds(
     deadline_s=st.none() | NUMBERS,
     waited_s=NUMBERS,
     begun=st.booleans(),
+    margins=MARGINS,
     avoid_worker_ids=st.lists(IDS, max_size=2).map(tuple),
 )
 DECODE_QUERIES = st.builds(
@@ -307,6 +311,7 @@ PLACEMENTS = st.builds(
     predicted_s=NUMBERS,
     reason=TEXTS,
     candidates=st.lists(CANDIDATES, max_size=3).map(tuple),
+    margins=st.none() | MARGINS,
 )
 DECODE_CANDIDATES = st.builds(
     DecodeCandidate,

@@ -99,6 +99,17 @@ def positive(field: str, value: V) -> V:
     return value
 
 
+def share(field: str, value: float) -> float:
+    """Read a share that is never nothing.
+
+    Raises:
+        WireError: it is not in (0, 1].
+    """
+    if not 0 < value <= 1:
+        raise fault(field, f"must be in (0, 1], got {value!r}")
+    return value
+
+
 def number(field: str, value: float) -> float:
     """Read a floating point number.
 

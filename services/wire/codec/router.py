@@ -17,8 +17,18 @@ from services.domain.placement import (
     Placement,
     PlacementQuery,
 )
+from services.domain.slo import WHOLE, Margins
 from services.wire.codec.failure import error_from_proto, error_to_proto
-from services.wire.codec.fields import identity, known, number, positive, present, unknown_choice, writing
+from services.wire.codec.fields import (
+    identity,
+    known,
+    number,
+    positive,
+    present,
+    share,
+    unknown_choice,
+    writing,
+)
 from services.wire.codec.request import scope_from_proto, scope_to_proto
 from services.wire.generated.baton.internal.v1 import router_pb2 as pb
 
@@ -50,6 +60,7 @@ def placement_query_to_proto(query: PlacementQuery) -> pb.PlaceRequest:
             deadline_s=query.deadline_s,
             begun=query.begun,
             waited_s=query.waited_s,
+            margins=None if query.margins == WHOLE else _margins_to_proto(query.margins),
             preference=_PREFERENCE_TO_PROTO[query.preference],
             avoid_worker_ids=query.avoid_worker_ids,
         )
@@ -75,6 +86,7 @@ def placement_query_from_proto(message: pb.PlaceRequest) -> PlacementQuery:
         else None,
         begun=message.begun,
         waited_s=number("PlaceRequest.waited_s", message.waited_s),
+        margins=_margins("PlaceRequest", message) or WHOLE,
         preference=known("PlaceRequest.preference", _PREFERENCE_FROM_PROTO, message.preference),
         avoid_worker_ids=tuple(map(WorkerId, message.avoid_worker_ids)),
     )
@@ -122,6 +134,19 @@ def _expected(name: str, message: pb.PlaceRequest | pb.PlaceDecodeRequest) -> in
     if not message.HasField("output_tokens_expected"):
         return None
     return positive(f"{name}.output_tokens_expected", message.output_tokens_expected)
+
+
+def _margins_to_proto(margins: Margins) -> pb.Margins:
+    return pb.Margins(ttft_frac=margins.ttft_frac, tpot_frac=margins.tpot_frac)
+
+
+def _margins(name: str, message: pb.PlaceRequest | pb.Placement) -> Margins | None:
+    if not message.HasField("margins"):
+        return None
+    return Margins(
+        ttft_frac=share(f"{name}.margins.ttft_frac", message.margins.ttft_frac),
+        tpot_frac=share(f"{name}.margins.tpot_frac", message.margins.tpot_frac),
+    )
 
 
 def candidate_to_proto(candidate: Candidate) -> pb.Candidate:
@@ -176,6 +201,7 @@ def placement_to_proto(placement: Placement) -> pb.Placement:
         predicted_s=placement.predicted_s,
         reason=placement.reason,
         candidates=[candidate_to_proto(c) for c in placement.candidates],
+        margins=None if placement.margins is None else _margins_to_proto(placement.margins),
     )
 
 
@@ -195,6 +221,7 @@ def placement_from_proto(message: pb.Placement) -> Placement:
         predicted_s=number("Placement.predicted_s", message.predicted_s),
         reason=message.reason,
         candidates=tuple(map(candidate_from_proto, message.candidates)),
+        margins=_margins("Placement", message),
     )
 
 

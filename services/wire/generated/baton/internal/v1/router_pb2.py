@@ -25,31 +25,33 @@ _sym_db = _symbol_database.Default()
 from services.wire.generated.baton.internal.v1 import request_pb2 as baton_dot_internal_dot_v1_dot_request__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x62\x61ton/internal/v1/router.proto\x12\x11\x62\x61ton.internal.v1\x1a\x1f\x62\x61ton/internal/v1/request.proto\"\xfa\x02\n\x0cPlaceRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12,\n\x05scope\x18\x02 \x01(\x0b\x32\x1d.baton.internal.v1.CacheScope\x12\x15\n\rprompt_tokens\x18\x03 \x01(\r\x12\x14\n\x0c\x62lock_hashes\x18\x04 \x03(\x06\x12\x19\n\x11output_tokens_max\x18\x05 \x01(\r\x12\x10\n\x08priority\x18\x06 \x01(\x11\x12+\n\npreference\x18\x07 \x01(\x0e\x32\x17.baton.internal.v1.Path\x12\x18\n\x10\x61void_worker_ids\x18\x08 \x03(\t\x12#\n\x16output_tokens_expected\x18\t \x01(\rH\x00\x88\x01\x01\x12\x17\n\ndeadline_s\x18\n \x01(\x01H\x01\x88\x01\x01\x12\r\n\x05\x62\x65gun\x18\x0b \x01(\x08\x12\x10\n\x08waited_s\x18\x0c \x01(\x01\x42\x19\n\x17_output_tokens_expectedB\r\n\x0b_deadline_s\"\x91\x02\n\tCandidate\x12%\n\x04path\x18\x01 \x01(\x0e\x32\x17.baton.internal.v1.Path\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\x16\n\x0eoverlap_blocks\x18\x03 \x01(\r\x12\x17\n\x0funcached_tokens\x18\x04 \x01(\r\x12\x0e\n\x06wait_s\x18\x05 \x01(\x01\x12\x11\n\tprefill_s\x18\x06 \x01(\x01\x12\x12\n\ntransfer_s\x18\x07 \x01(\x01\x12\x0e\n\x06ttft_s\x18\x08 \x01(\x01\x12\x0e\n\x06harm_s\x18\t \x01(\x01\x12\x0e\n\x06\x63ost_s\x18\n \x01(\x01\x12\x15\n\x08\x65xcluded\x18\x0b \x01(\tH\x00\x88\x01\x01\x12\x0e\n\x06tpot_s\x18\x0c \x01(\x01\x42\x0b\n\t_excluded\"\xfc\x01\n\tPlacement\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12%\n\x04path\x18\x02 \x01(\x0e\x32\x17.baton.internal.v1.Path\x12\x11\n\tworker_id\x18\x03 \x01(\t\x12\x16\n\x0eoverlap_blocks\x18\x04 \x01(\r\x12\x18\n\x10predicted_ttft_s\x18\x05 \x01(\x01\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x30\n\ncandidates\x18\x07 \x03(\x0b\x32\x1c.baton.internal.v1.Candidate\x12\x18\n\x10predicted_tpot_s\x18\x08 \x01(\x01\x12\x13\n\x0bpredicted_s\x18\t \x01(\x01\"\x82\x01\n\rPlaceResponse\x12\x31\n\tplacement\x18\x01 \x01(\x0b\x32\x1c.baton.internal.v1.PlacementH\x00\x12\x33\n\x08rejected\x18\x02 \x01(\x0b\x32\x1f.baton.internal.v1.ServingErrorH\x00\x42\t\n\x07outcome\"\xa0\x02\n\x12PlaceDecodeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12,\n\x05scope\x18\x02 \x01(\x0b\x32\x1d.baton.internal.v1.CacheScope\x12\x16\n\x0e\x63ontext_tokens\x18\x03 \x01(\r\x12\x19\n\x11output_tokens_max\x18\x04 \x01(\r\x12\x15\n\rcompatibility\x18\x05 \x01(\t\x12\x18\n\x10\x61void_worker_ids\x18\x06 \x03(\t\x12#\n\x16output_tokens_expected\x18\x07 \x01(\rH\x00\x88\x01\x01\x12\x16\n\tholder_id\x18\x08 \x01(\tH\x01\x88\x01\x01\x42\x19\n\x17_output_tokens_expectedB\x0c\n\n_holder_id\"~\n\x0f\x44\x65\x63odeCandidate\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0e\n\x06step_s\x18\x02 \x01(\x01\x12\x14\n\x0ckv_free_frac\x18\x03 \x01(\x01\x12\x0e\n\x06\x63ost_s\x18\x04 \x01(\x01\x12\x15\n\x08\x65xcluded\x18\x05 \x01(\tH\x00\x88\x01\x01\x42\x0b\n\t_excluded\"\x80\x01\n\x0f\x44\x65\x63odePlacement\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x36\n\ncandidates\x18\x04 \x03(\x0b\x32\".baton.internal.v1.DecodeCandidate\"\x8e\x01\n\x13PlaceDecodeResponse\x12\x37\n\tplacement\x18\x01 \x01(\x0b\x32\".baton.internal.v1.DecodePlacementH\x00\x12\x33\n\x08rejected\x18\x02 \x01(\x0b\x32\x1f.baton.internal.v1.ServingErrorH\x00\x42\t\n\x07outcome*=\n\x04Path\x12\x14\n\x10PATH_UNSPECIFIED\x10\x00\x12\x0e\n\nPATH_LOCAL\x10\x01\x12\x0f\n\x0bPATH_REMOTE\x10\x02\x32\xb9\x01\n\rRouterService\x12J\n\x05Place\x12\x1f.baton.internal.v1.PlaceRequest\x1a .baton.internal.v1.PlaceResponse\x12\\\n\x0bPlaceDecode\x12%.baton.internal.v1.PlaceDecodeRequest\x1a&.baton.internal.v1.PlaceDecodeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x62\x61ton/internal/v1/router.proto\x12\x11\x62\x61ton.internal.v1\x1a\x1f\x62\x61ton/internal/v1/request.proto\"\xa7\x03\n\x0cPlaceRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12,\n\x05scope\x18\x02 \x01(\x0b\x32\x1d.baton.internal.v1.CacheScope\x12\x15\n\rprompt_tokens\x18\x03 \x01(\r\x12\x14\n\x0c\x62lock_hashes\x18\x04 \x03(\x06\x12\x19\n\x11output_tokens_max\x18\x05 \x01(\r\x12\x10\n\x08priority\x18\x06 \x01(\x11\x12+\n\npreference\x18\x07 \x01(\x0e\x32\x17.baton.internal.v1.Path\x12\x18\n\x10\x61void_worker_ids\x18\x08 \x03(\t\x12#\n\x16output_tokens_expected\x18\t \x01(\rH\x00\x88\x01\x01\x12\x17\n\ndeadline_s\x18\n \x01(\x01H\x01\x88\x01\x01\x12\r\n\x05\x62\x65gun\x18\x0b \x01(\x08\x12\x10\n\x08waited_s\x18\x0c \x01(\x01\x12+\n\x07margins\x18\r \x01(\x0b\x32\x1a.baton.internal.v1.MarginsB\x19\n\x17_output_tokens_expectedB\r\n\x0b_deadline_s\"/\n\x07Margins\x12\x11\n\tttft_frac\x18\x01 \x01(\x01\x12\x11\n\ttpot_frac\x18\x02 \x01(\x01\"\x91\x02\n\tCandidate\x12%\n\x04path\x18\x01 \x01(\x0e\x32\x17.baton.internal.v1.Path\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\x16\n\x0eoverlap_blocks\x18\x03 \x01(\r\x12\x17\n\x0funcached_tokens\x18\x04 \x01(\r\x12\x0e\n\x06wait_s\x18\x05 \x01(\x01\x12\x11\n\tprefill_s\x18\x06 \x01(\x01\x12\x12\n\ntransfer_s\x18\x07 \x01(\x01\x12\x0e\n\x06ttft_s\x18\x08 \x01(\x01\x12\x0e\n\x06harm_s\x18\t \x01(\x01\x12\x0e\n\x06\x63ost_s\x18\n \x01(\x01\x12\x15\n\x08\x65xcluded\x18\x0b \x01(\tH\x00\x88\x01\x01\x12\x0e\n\x06tpot_s\x18\x0c \x01(\x01\x42\x0b\n\t_excluded\"\xa9\x02\n\tPlacement\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12%\n\x04path\x18\x02 \x01(\x0e\x32\x17.baton.internal.v1.Path\x12\x11\n\tworker_id\x18\x03 \x01(\t\x12\x16\n\x0eoverlap_blocks\x18\x04 \x01(\r\x12\x18\n\x10predicted_ttft_s\x18\x05 \x01(\x01\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x30\n\ncandidates\x18\x07 \x03(\x0b\x32\x1c.baton.internal.v1.Candidate\x12\x18\n\x10predicted_tpot_s\x18\x08 \x01(\x01\x12\x13\n\x0bpredicted_s\x18\t \x01(\x01\x12+\n\x07margins\x18\n \x01(\x0b\x32\x1a.baton.internal.v1.Margins\"\x82\x01\n\rPlaceResponse\x12\x31\n\tplacement\x18\x01 \x01(\x0b\x32\x1c.baton.internal.v1.PlacementH\x00\x12\x33\n\x08rejected\x18\x02 \x01(\x0b\x32\x1f.baton.internal.v1.ServingErrorH\x00\x42\t\n\x07outcome\"\xa0\x02\n\x12PlaceDecodeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12,\n\x05scope\x18\x02 \x01(\x0b\x32\x1d.baton.internal.v1.CacheScope\x12\x16\n\x0e\x63ontext_tokens\x18\x03 \x01(\r\x12\x19\n\x11output_tokens_max\x18\x04 \x01(\r\x12\x15\n\rcompatibility\x18\x05 \x01(\t\x12\x18\n\x10\x61void_worker_ids\x18\x06 \x03(\t\x12#\n\x16output_tokens_expected\x18\x07 \x01(\rH\x00\x88\x01\x01\x12\x16\n\tholder_id\x18\x08 \x01(\tH\x01\x88\x01\x01\x42\x19\n\x17_output_tokens_expectedB\x0c\n\n_holder_id\"~\n\x0f\x44\x65\x63odeCandidate\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0e\n\x06step_s\x18\x02 \x01(\x01\x12\x14\n\x0ckv_free_frac\x18\x03 \x01(\x01\x12\x0e\n\x06\x63ost_s\x18\x04 \x01(\x01\x12\x15\n\x08\x65xcluded\x18\x05 \x01(\tH\x00\x88\x01\x01\x42\x0b\n\t_excluded\"\x80\x01\n\x0f\x44\x65\x63odePlacement\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x36\n\ncandidates\x18\x04 \x03(\x0b\x32\".baton.internal.v1.DecodeCandidate\"\x8e\x01\n\x13PlaceDecodeResponse\x12\x37\n\tplacement\x18\x01 \x01(\x0b\x32\".baton.internal.v1.DecodePlacementH\x00\x12\x33\n\x08rejected\x18\x02 \x01(\x0b\x32\x1f.baton.internal.v1.ServingErrorH\x00\x42\t\n\x07outcome*=\n\x04Path\x12\x14\n\x10PATH_UNSPECIFIED\x10\x00\x12\x0e\n\nPATH_LOCAL\x10\x01\x12\x0f\n\x0bPATH_REMOTE\x10\x02\x32\xb9\x01\n\rRouterService\x12J\n\x05Place\x12\x1f.baton.internal.v1.PlaceRequest\x1a .baton.internal.v1.PlaceResponse\x12\\\n\x0bPlaceDecode\x12%.baton.internal.v1.PlaceDecodeRequest\x1a&.baton.internal.v1.PlaceDecodeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'baton.internal.v1.router_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PATH']._serialized_start=1826
-  _globals['_PATH']._serialized_end=1887
+  _globals['_PATH']._serialized_start=1965
+  _globals['_PATH']._serialized_end=2026
   _globals['_PLACEREQUEST']._serialized_start=87
-  _globals['_PLACEREQUEST']._serialized_end=465
-  _globals['_CANDIDATE']._serialized_start=468
-  _globals['_CANDIDATE']._serialized_end=741
-  _globals['_PLACEMENT']._serialized_start=744
-  _globals['_PLACEMENT']._serialized_end=996
-  _globals['_PLACERESPONSE']._serialized_start=999
-  _globals['_PLACERESPONSE']._serialized_end=1129
-  _globals['_PLACEDECODEREQUEST']._serialized_start=1132
-  _globals['_PLACEDECODEREQUEST']._serialized_end=1420
-  _globals['_DECODECANDIDATE']._serialized_start=1422
-  _globals['_DECODECANDIDATE']._serialized_end=1548
-  _globals['_DECODEPLACEMENT']._serialized_start=1551
-  _globals['_DECODEPLACEMENT']._serialized_end=1679
-  _globals['_PLACEDECODERESPONSE']._serialized_start=1682
-  _globals['_PLACEDECODERESPONSE']._serialized_end=1824
-  _globals['_ROUTERSERVICE']._serialized_start=1890
-  _globals['_ROUTERSERVICE']._serialized_end=2075
+  _globals['_PLACEREQUEST']._serialized_end=510
+  _globals['_MARGINS']._serialized_start=512
+  _globals['_MARGINS']._serialized_end=559
+  _globals['_CANDIDATE']._serialized_start=562
+  _globals['_CANDIDATE']._serialized_end=835
+  _globals['_PLACEMENT']._serialized_start=838
+  _globals['_PLACEMENT']._serialized_end=1135
+  _globals['_PLACERESPONSE']._serialized_start=1138
+  _globals['_PLACERESPONSE']._serialized_end=1268
+  _globals['_PLACEDECODEREQUEST']._serialized_start=1271
+  _globals['_PLACEDECODEREQUEST']._serialized_end=1559
+  _globals['_DECODECANDIDATE']._serialized_start=1561
+  _globals['_DECODECANDIDATE']._serialized_end=1687
+  _globals['_DECODEPLACEMENT']._serialized_start=1690
+  _globals['_DECODEPLACEMENT']._serialized_end=1818
+  _globals['_PLACEDECODERESPONSE']._serialized_start=1821
+  _globals['_PLACEDECODERESPONSE']._serialized_end=1963
+  _globals['_ROUTERSERVICE']._serialized_start=2029
+  _globals['_ROUTERSERVICE']._serialized_end=2214
 # @@protoc_insertion_point(module_scope)

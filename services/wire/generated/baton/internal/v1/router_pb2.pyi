@@ -53,6 +53,7 @@ class PlaceRequest(_message.Message):
     DEADLINE_S_FIELD_NUMBER: _builtins.int
     BEGUN_FIELD_NUMBER: _builtins.int
     WAITED_S_FIELD_NUMBER: _builtins.int
+    MARGINS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     prompt_tokens: _builtins.int
     output_tokens_max: _builtins.int
@@ -76,6 +77,10 @@ class PlaceRequest(_message.Message):
     def avoid_worker_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Workers that must not be chosen, because they failed this request before."""
 
+    @_builtins.property
+    def margins(self) -> Global___Margins:
+        """What is kept under overload; absent keeps nothing."""
+
     def __init__(
         self,
         *,
@@ -91,10 +96,11 @@ class PlaceRequest(_message.Message):
         deadline_s: _builtins.float | None = ...,
         begun: _builtins.bool = ...,
         waited_s: _builtins.float = ...,
+        margins: Global___Margins | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s", "_output_tokens_expected", b"_output_tokens_expected", "deadline_s", b"deadline_s", "output_tokens_expected", b"output_tokens_expected", "scope", b"scope"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s", "_output_tokens_expected", b"_output_tokens_expected", "deadline_s", b"deadline_s", "margins", b"margins", "output_tokens_expected", b"output_tokens_expected", "scope", b"scope"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s", "_output_tokens_expected", b"_output_tokens_expected", "avoid_worker_ids", b"avoid_worker_ids", "begun", b"begun", "block_hashes", b"block_hashes", "deadline_s", b"deadline_s", "output_tokens_expected", b"output_tokens_expected", "output_tokens_max", b"output_tokens_max", "preference", b"preference", "priority", b"priority", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id", "scope", b"scope", "waited_s", b"waited_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s", "_output_tokens_expected", b"_output_tokens_expected", "avoid_worker_ids", b"avoid_worker_ids", "begun", b"begun", "block_hashes", b"block_hashes", "deadline_s", b"deadline_s", "margins", b"margins", "output_tokens_expected", b"output_tokens_expected", "output_tokens_max", b"output_tokens_max", "preference", b"preference", "priority", b"priority", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id", "scope", b"scope", "waited_s", b"waited_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__deadline_s: _TypeAlias = _typing.Literal["deadline_s"]  # noqa: Y015
     _WhichOneofArgType__deadline_s: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s"]  # noqa: Y015
@@ -106,6 +112,30 @@ class PlaceRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__output_tokens_expected) -> _WhichOneofReturnType__output_tokens_expected | None: ...
 
 Global___PlaceRequest: _TypeAlias = PlaceRequest  # noqa: Y015
+
+@_typing.final
+class Margins(_message.Message):
+    """How much of each target a prediction may use up, in (0, 1]."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TTFT_FRAC_FIELD_NUMBER: _builtins.int
+    TPOT_FRAC_FIELD_NUMBER: _builtins.int
+    ttft_frac: _builtins.float
+    tpot_frac: _builtins.float
+    def __init__(
+        self,
+        *,
+        ttft_frac: _builtins.float = ...,
+        tpot_frac: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tpot_frac", b"tpot_frac", "ttft_frac", b"ttft_frac"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Margins: _TypeAlias = Margins  # noqa: Y015
 
 @_typing.final
 class Candidate(_message.Message):
@@ -174,6 +204,7 @@ class Placement(_message.Message):
     CANDIDATES_FIELD_NUMBER: _builtins.int
     PREDICTED_TPOT_S_FIELD_NUMBER: _builtins.int
     PREDICTED_S_FIELD_NUMBER: _builtins.int
+    MARGINS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     path: Global___Path.ValueType
     worker_id: _builtins.str
@@ -184,6 +215,10 @@ class Placement(_message.Message):
     predicted_s: _builtins.float
     @_builtins.property
     def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Candidate]: ...
+    @_builtins.property
+    def margins(self) -> Global___Margins:
+        """Those it was let in with under overload; absent when the targets did not bound it."""
+
     def __init__(
         self,
         *,
@@ -196,10 +231,11 @@ class Placement(_message.Message):
         candidates: _abc.Iterable[Global___Candidate] | None = ...,
         predicted_tpot_s: _builtins.float = ...,
         predicted_s: _builtins.float = ...,
+        margins: Global___Margins | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["margins", b"margins"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "overlap_blocks", b"overlap_blocks", "path", b"path", "predicted_s", b"predicted_s", "predicted_tpot_s", b"predicted_tpot_s", "predicted_ttft_s", b"predicted_ttft_s", "reason", b"reason", "request_id", b"request_id", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "margins", b"margins", "overlap_blocks", b"overlap_blocks", "path", b"path", "predicted_s", b"predicted_s", "predicted_tpot_s", b"predicted_tpot_s", "predicted_ttft_s", b"predicted_ttft_s", "reason", b"reason", "request_id", b"request_id", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
