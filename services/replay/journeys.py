@@ -152,14 +152,15 @@ class Journeys:
             record.first_s = max(self._agenda.now_s, self._expected_second_s(handoff) - self._itl_slo_s)
 
     def _expected_second_s(self, handoff: Handoff) -> float:
-        """Predict the second token: the KV is there, a step later at the latest its step begins."""
-        state = self._fleet.state(handoff.target)
+        """Predict the second token: the KV is there, the step under way is over, another, and its own."""
+        state, now_s = self._fleet.state(handoff.target), self._agenda.now_s
         tokens = handoff.prefill.job.prompt_tokens + 1
         step_s = self._timing.performance.decode_s(
             sequence_count=state.decode_count + 1, context_tokens=state.decode_context_tokens + tokens
         )
         waits_s = step_s if state.decode_count else 0.0
-        return self._links.expected_end_s(handoff, self._agenda.now_s) + waits_s + step_s
+        free_s = now_s if state.step_end_s is None else state.step_end_s
+        return max(self._links.expected_end_s(handoff, now_s) + waits_s, free_s) + step_s
 
     def reserved(self, worker: Worker, sequence: Sequence) -> None:
         """A worker has room for what a sequence pulls."""

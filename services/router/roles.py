@@ -103,6 +103,46 @@ class DemandRecord:
         )
 
 
+class RecentLoad:
+    """Prefill work per second over a time that its asker names, such as that for which a sequence decodes."""
+
+    def __init__(self) -> None:
+        """Know of no prompt."""
+        self._load = 0.0
+        self._at_s = 0.0
+
+    def fold(self, prefill_s: float, now_s: float, memory_s: float) -> None:
+        """Take a prompt.
+
+        Args:
+            prefill_s: what its prefill takes where that is shortest.
+            now_s: of its arrival.
+            memory_s: time after which it counts for 1/e, > 0.
+        """
+        self._load = self.load(now_s, memory_s) + prefill_s / memory_s
+        self._at_s = now_s
+
+    def load(self, now_s: float, memory_s: float) -> float:
+        """Say how many seconds of prefill came per second."""
+        return self._load * math.exp(-(now_s - self._at_s) / memory_s)
+
+
+def step_limit_s(decoders: int, *, step_s: Callable[[int], float], tpot_target_s: float) -> float:
+    """Choose how long a step may become before a sequence goes to an emptier worker.
+
+    It lies halfway between the step if all of them shared what decodes, and if one worker less did: most fill
+    up, and the last keeps few sequences that a prompt would stall. With one worker it is as much as the
+    target allows.
+
+    Args:
+        decoders: workers that decode, as `decoder_count` has it.
+        step_s: decode step when what decodes now is shared by so many workers, s.
+        tpot_target_s: of a request.
+    """
+    most_s = STEP_FRAC_MAX * tpot_target_s
+    return min(most_s, (step_s(decoders) + step_s(decoders - 1)) / 2) if decoders > 1 else most_s
+
+
 def decoder_count(
     worker_count: int,
     demand: Demand,

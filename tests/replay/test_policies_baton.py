@@ -1,5 +1,7 @@
 """Baton's placement: late binding, soft roles, and no ratio that anybody sets."""
 
+from dataclasses import replace
+
 from services.replay.policies.baton import baton
 from services.replay.policies.options import PolicyOptions
 from services.replay.policy import WorkerState
@@ -63,6 +65,36 @@ def test_a_prompt_stays_with_its_prefix_when_its_holder_is_free() -> None:
     policy.arrive(job(0, *names, tail_tokens=10), 0.0)
     ((_, way),) = policy.dispatch(0.0)
     assert (way.prefill, way.fetch_from) == (2, None)
+
+
+def test_a_worker_within_a_decode_step_takes_a_prompt_into_its_next_one() -> None:
+    """It need not be between two steps: nobody else would be asked before all of its steps are over."""
+    fleet = StillFleet(1)
+    fleet.states[0] = busy(fleet.states[0], until_s=0.01)
+    policy = baton(fleet, PolicyOptions())
+    policy.arrive(job(0, tail_tokens=500), 0.0)
+    assert [way.prefill for _, way in policy.dispatch(0.0)] == [0]
+
+
+def test_decode_workers_fill_up_one_after_another() -> None:
+    """A sequence joins the fullest worker that the limit allows, not an empty one and not the emptiest."""
+    fleet = StillFleet(4)
+    for worker, tokens in ((0, 20_000), (1, 40_000), (2, 600_000)):
+        fleet.states[worker] = replace(busy(fleet.states[worker], until_s=0.01), decode_context_tokens=tokens)
+    policy = baton(fleet, PolicyOptions())
+    policy.arrive(job(0, tail_tokens=500), 0.0)
+    ((bound, way),) = policy.dispatch(0.0)
+    assert way.prefill == 3
+    assert policy.decode_worker(bound, way.prefill, 0.0) == 1
+
+
+def test_the_more_urgent_of_two_goes_first() -> None:
+    """A longer prompt that is about to miss its target is not kept waiting by a shorter one."""
+    fleet = StillFleet(1)
+    policy = baton(fleet, PolicyOptions(ttft_slo_s=2.0))
+    policy.arrive(job(0, tail_tokens=8_000, arrival_s=0.0), 0.0)
+    policy.arrive(job(1, tail_tokens=6_000, arrival_s=1.6), 1.6)
+    assert [bound.index for bound, _ in policy.dispatch(1.6)] == [0]
 
 
 def test_one_configuration_serves_prompts_and_outputs() -> None:

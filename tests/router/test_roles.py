@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.domain.performance import PRESETS
-from services.router.roles import Demand, DemandRecord, decoder_count
+from services.router.roles import Demand, DemandRecord, RecentLoad, decoder_count, step_limit_s
 
 MODEL = PRESETS["dynamo-mocker"]
 QUIET = Demand(load=0.05, mean_s=0.2, variation=1.0, dispersion=1.0)
@@ -86,3 +86,24 @@ def test_more_workers_wait_less(workers: int, load: float) -> None:
     """The predicted wait never grows with the number of workers."""
     demand = Demand(load=load, mean_s=0.2, variation=1.5, dispersion=4.0)
     assert demand.wait_s(workers + 1) <= demand.wait_s(workers)
+
+
+def test_recent_work_is_forgotten_within_its_memory() -> None:
+    """Ten prompts of 0.1 s at once are half a second per second over two seconds, and soon nothing."""
+    recent = RecentLoad()
+    for _ in range(10):
+        recent.fold(0.1, 5.0, 2.0)
+    assert recent.load(5.0, 2.0) == pytest.approx(0.5)
+    assert recent.load(25.0, 2.0) < 0.001
+
+
+@given(st.integers(1, 16), st.integers(1, 200), st.integers(0, 3_000_000))
+def test_workers_fill_up_but_not_beyond_the_target(decoders: int, sequences: int, tokens: int) -> None:
+    """All can be seated on so many workers within the limit, unless the target itself forbids it."""
+
+    def step_s(n: int) -> float:
+        return MODEL.decode_s(sequence_count=-(-sequences // n), context_tokens=tokens // n)
+
+    limit_s = step_limit_s(decoders, step_s=step_s, tpot_target_s=0.025)
+    assert limit_s <= 0.9 * 0.025
+    assert limit_s >= min(step_s(decoders), 0.9 * 0.025)

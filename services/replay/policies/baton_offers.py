@@ -1,0 +1,154 @@
+"""What a prompt takes on each worker, fetches included, and what it does to those who decode there.
+
+Comes in: a fleet, jobs. Goes out: offers and prices in seconds. Invariant: nothing is bound here; a look at
+the caches is at most `OFFER_AGE_S` old, which costs cached blocks at worst. Not here: the choice (`baton`).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from services.replay.policy import Fleet, WorkerState
+from services.replay.presets import EngineTiming
+from services.replay.sequence import Job
+from services.router.spoiling import LengthRecord, Standing, spoilt_count
+
+OFFER_AGE_S = 0.1
+"""A kept job's offer is made again when it is older: about one prompt's prefill."""
+SPOILT_FRAC = 0.2
+"""Share of the TTFT target that keeping one more request within its own tail is worth. A choice: less of it
+gives shorter TTFT and more requests with a long gap, more of it the opposite."""
+GAIN_LEAST_FRAC = 0.01
+"""Share of the TPOT target that a step is taken to be shorter than that target at least."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """One kept job on every worker."""
+
+    job: Job
+    at_s: float
+    """When it was made."""
+    prefill_s: list[float]
+    """By worker, a fetch included."""
+    leading_blocks: list[int]
+    """By worker: blocks that need no computing there."""
+    holder: int
+    """Who has the longest prefix."""
+    fetches: list[bool]
+    """By worker: whether it fetches that prefix."""
+
+    def new_tokens(self, worker: int, timing: EngineTiming) -> int:
+        """Count what a worker would compute."""
+        return self.job.prompt_tokens - self.leading_blocks[worker] * timing.block_size_tokens
+
+
+def prompt_s(timing: EngineTiming, job: Job, leading_blocks: int) -> float:
+    """Predict a prefill alone behind so many cached blocks, in s."""
+    return timing.performance.prompt_s(
+        prompt_tokens=job.prompt_tokens,
+        cached_tokens=leading_blocks * timing.block_size_tokens,
+        step_tokens_max=timing.step_tokens_max,
+    )
+
+
+def make_offer(fleet: Fleet, job: Job, now_s: float, last: Offer | None = None) -> Offer:
+    """Look where a job's prefix is, and what computing the rest takes.
+
+    Args:
+        fleet: where.
+        job: a kept one.
+        now_s: the moment.
+        last: its last offer, which is returned while it is fresh.
+    """
+    if last is not None and now_s - last.at_s <= OFFER_AGE_S:
+        return last
+    timing = fleet.timing
+    leading = [fleet.overlap_blocks(worker, job.block_names) for worker in range(fleet.worker_count)]
+    most = max(leading)
+    times_s = {blocks: prompt_s(timing, job, blocks) for blocks in set(leading)}
+    prefill_s = [times_s[blocks] for blocks in leading]
+    fetches = [False] * len(leading)
+    for worker, blocks in enumerate(leading):
+        fetched_s = timing.performance.transfer_s((most - blocks) * timing.block_bytes) + times_s[most]
+        if blocks < most and fetched_s < prefill_s[worker]:
+            prefill_s[worker], leading[worker], fetches[worker] = fetched_s, most, True
+    holder = next(w for w, blocks in enumerate(leading) if blocks == most and not fetches[w])
+    return Offer(
+        job=job, at_s=now_s, prefill_s=prefill_s, leading_blocks=leading, holder=holder, fetches=fetches
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coming:
+    """A request that is to decode at a worker and does not yet."""
+
+    at_s: float
+    """When it is expected."""
+    is_shown: bool
+    """Its first token is out, or about to be: a stall makes its first gap long."""
+
+
+class StallPrices:
+    """Prices of prompts on workers that decode, at one moment."""
+
+    def __init__(
+        self, fleet: Fleet, lengths: LengthRecord, now_s: float, *, ttft_slo_s: float, itl_slo_s: float
+    ) -> None:
+        """Look at nobody yet."""
+        self._fleet = fleet
+        self._now_s = now_s
+        self._survival = lengths.survival()
+        self._itl_slo_s = itl_slo_s
+        self._spoilt_s = SPOILT_FRAC * ttft_slo_s
+        self._standings: dict[int, Sequence[Standing]] = {}
+
+    def price_s(
+        self, offer: Offer, worker: int, state: WorkerState, coming: Iterable[Coming], most_s: float
+    ) -> float:
+        """Price a job on a worker.
+
+        Args:
+            offer: the job.
+            worker: who would compute its prompt.
+            state: of that worker.
+            coming: who is to decode there soon.
+            most_s: once it is more, how much more does not matter.
+
+        Returns:
+            Seconds of TTFT of others that it costs, the worth of requests it spoils included.
+        """
+        timing, now_s, survival = self._fleet.timing, self._now_s, self._survival
+        stall_s = offer.prefill_s[worker]
+        steps = -(-offer.new_tokens(worker, timing) // timing.step_tokens_max)
+        price_s = 0.0
+        for one in coming:
+            if one.at_s < now_s + stall_s:
+                price_s += now_s + stall_s - max(one.at_s, now_s)
+                if one.is_shown or steps > 1:
+                    price_s += self._spoilt_s * (1 - survival[min(len(survival) - 1, 100 * steps)])
+        if price_s > most_s:
+            return price_s
+        step_s = timing.performance.decode_s(
+            sequence_count=state.decode_count, context_tokens=state.decode_context_tokens
+        )
+        spoilt = spoilt_count(
+            self._standings_of(worker),
+            stall_s=stall_s,
+            stalls_count=steps,
+            gain_s=max(self._itl_slo_s - step_s, GAIN_LEAST_FRAC * self._itl_slo_s),
+            survival=survival,
+            most=(most_s - price_s) / self._spoilt_s,
+        )
+        return price_s + self._spoilt_s * spoilt
+
+    def _standings_of(self, worker: int) -> Sequence[Standing]:
+        if worker not in self._standings:
+            self._standings[worker] = [
+                Standing(
+                    written_tokens=one.written_tokens,
+                    stalls_count=one.stalls_count,
+                    ahead_s=self._itl_slo_s * one.written_tokens - one.elapsed_s,
+                )
+                for one in self._fleet.decodes(worker)
+            ]
+        return self._standings[worker]

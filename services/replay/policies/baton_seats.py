@@ -1,0 +1,141 @@
+"""Who writes: decode workers fill up one after another, as few as the demand for prompts leaves.
+
+Comes in: states, what has been promised. Goes out: a worker. A job goes to the fullest worker whose step
+stays within `services.router.roles.step_limit_s`; where none does, to one that writes nothing yet, best where
+the prompt is computed, since then nothing moves. So the last worker to begin has few sequences, and prompts
+may stall it cheaply. Invariant: what is promised and has not begun counts like what decodes.
+Not here: prompts (`baton`, `baton_offers`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from services.replay.policies.at_once import tie_break
+from services.replay.policies.baton_offers import Coming
+from services.replay.policy import Fleet, WorkerState
+from services.replay.sequence import Job
+from services.router.roles import DemandRecord, RecentLoad, decoder_count, step_limit_s
+from services.router.spoiling import LengthRecord
+
+GROWTH_BLOCKS = 10
+"""Blocks left free for a sequence's output when it is bound to a worker."""
+MEMORY_LEAST_S = 0.5
+"""Prompts are remembered for as long as an output takes, and at least so long."""
+BUSY_FRAC = 1.0
+"""Share of the TPOT target that a sequence may wait for a prompt under way at its worker."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Given:
+    """What one worker has been given."""
+
+    prefilling: set[int] = field(default_factory=set)
+    """Jobs whose prompts it computes."""
+    prefill_end_s: float = 0.0
+    coming: dict[int, Coming] = field(default_factory=dict)
+    """Jobs bound to decode here that have not begun."""
+    coming_tokens: int = 0
+    leaving_s: dict[int, tuple[float, Job]] = field(default_factory=dict)
+    """Of those, the ones whose KV is on its way: when it should be here."""
+
+
+class Seats:
+    """Chooses decode workers."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        given: Sequence[Given],
+        lengths: LengthRecord,
+        *,
+        ttft_slo_s: float,
+        itl_slo_s: float,
+    ) -> None:
+        """Know of no demand."""
+        self._fleet = fleet
+        self._given = given
+        self._lengths = lengths
+        self._ttft_slo_s = ttft_slo_s
+        self._itl_slo_s = itl_slo_s
+        self._demand = DemandRecord()
+        self._recent = RecentLoad()
+        self._step_s = 0.0
+        """Of a worker that decodes, when last looked at."""
+
+    def fold(self, prefill_s: float, now_s: float) -> None:
+        """Learn of a prompt that arrived."""
+        self._demand.fold(prefill_s, now_s)
+        self._recent.fold(prefill_s, now_s, self._memory_s())
+
+    def _memory_s(self) -> float:
+        """How long what is placed now will decode: demand over that time decides who may."""
+        return max(MEMORY_LEAST_S, self._lengths.mean_tokens * self._step_s)
+
+    def choose(self, job: Job, prefill: int, now_s: float) -> int:
+        """Choose who writes for a job whose prompt a worker is about to compute."""
+        fleet, given = self._fleet, self._given
+        workers = range(fleet.worker_count)
+        states = [fleet.state(worker) for worker in workers]
+        size = fleet.timing.block_size_tokens
+        needed = job.prompt_tokens // size + GROWTH_BLOCKS
+        fits = [w for w in workers if states[w].free_blocks - given[w].coming_tokens // size > needed]
+        counts = [states[w].decode_count + len(given[w].coming) for w in workers]
+        tokens = [states[w].decode_context_tokens + given[w].coming_tokens for w in workers]
+        limit_s = self._limit_s(sum(counts) + 1, sum(tokens) + job.prompt_tokens, now_s)
+        wait_max_s = BUSY_FRAC * self._itl_slo_s
+        seats = [
+            w
+            for w in fits
+            if counts[w]
+            and self._seat_s(w, states[w], job) <= limit_s
+            and self._wait_s(w, prefill, now_s) <= wait_max_s
+        ]
+        if seats:
+            return min(seats, key=lambda w: (-tokens[w], w))
+        if prefill in fits and not counts[prefill]:
+            return prefill
+        empty = [w for w in fits if not counts[w] and not given[w].prefilling]
+        if empty:
+            return empty[0]
+        return min(
+            fits or workers,
+            key=lambda w: (
+                self._seat_s(w, states[w], job) + self._wait_s(w, prefill, now_s),
+                tie_break(job, w),
+            ),
+        )
+
+    def _limit_s(self, sequences: int, tokens: int, now_s: float) -> float:
+        performance = self._fleet.timing.performance
+
+        def step_s(decoders: int) -> float:
+            return performance.decode_s(
+                sequence_count=-(-sequences // decoders), context_tokens=tokens // decoders
+            )
+
+        demand = self._demand.demand()
+        recent = self._recent.load(now_s, self._memory_s())
+        decoders = decoder_count(
+            self._fleet.worker_count,
+            replace(demand, load=max(demand.load, recent)),
+            step_s=step_s,
+            ttft_target_s=self._ttft_slo_s,
+            tpot_target_s=self._itl_slo_s,
+        )
+        self._step_s = step_s(decoders)
+        return step_limit_s(decoders, step_s=step_s, tpot_target_s=self._itl_slo_s)
+
+    def _seat_s(self, worker: int, state: WorkerState, job: Job) -> float:
+        """Predict a worker's step with a job."""
+        given = self._given[worker]
+        return self._fleet.timing.performance.decode_s(
+            sequence_count=state.decode_count + len(given.coming) + 1,
+            context_tokens=state.decode_context_tokens + given.coming_tokens + job.prompt_tokens,
+        )
+
+    def _wait_s(self, worker: int, prefill: int, now_s: float) -> float:
+        """Predict how much longer than the job's prompt a worker will be prefilling."""
+        given = self._given[worker]
+        if worker == prefill or not given.prefilling:
+            return 0.0
+        return max(0.0, given.prefill_end_s - max(self._given[prefill].prefill_end_s, now_s))

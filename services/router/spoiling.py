@@ -1,0 +1,123 @@
+"""How many decoding requests a prompt is expected to spoil where it is computed.
+
+Comes in: lengths of outputs that ended, what decoding requests have behind them. Goes out: an expected
+count. A stall is made up for: the tail of a request bears one long gap in each hundred, its mean gains what
+its steps are shorter than the target. So each request has a length at which a stall no longer counts, and the
+chance that it ends before is the chance that the stall spoils it. `services.domain.stalls` counts only what a
+request has earned already; this counts on what it will still write, as lengths seen lately tell.
+Invariant: functions of values; a longer stall never spoils less. Not here: what a spoilt request is worth.
+"""
+
+from bisect import bisect_left, insort
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import exp
+
+from services.domain.stalls import TAIL_FRAC
+
+LENGTHS_COUNT = 400
+"""Outputs remembered: enough for a survival of 1 % to be seen."""
+BELIEVED_COUNT = 8.0
+"""Weight, in outputs, of what is believed before any has ended: lengths without memory, of this mean:"""
+BELIEVED_TOKENS = 256.0
+REFRESH_COUNT = 20
+"""Outputs after which the table of survival is made again."""
+
+
+class LengthRecord:
+    """Folds lengths of outputs into their survival."""
+
+    def __init__(self) -> None:
+        """Know of no output."""
+        self._newest: deque[int] = deque()
+        self._sorted: list[int] = []
+        self._sum = 0
+        self._stale_count = 0
+        self._table: list[float] = []
+
+    @property
+    def mean_tokens(self) -> float:
+        """Mean length."""
+        return (self._sum + BELIEVED_COUNT * BELIEVED_TOKENS) / (len(self._sorted) + BELIEVED_COUNT)
+
+    def fold(self, output_tokens: int) -> None:
+        """Take the length of an output that ended."""
+        self._newest.append(output_tokens)
+        insort(self._sorted, output_tokens)
+        self._sum += output_tokens
+        self._stale_count += 1
+        if len(self._newest) > LENGTHS_COUNT:
+            oldest = self._newest.popleft()
+            del self._sorted[bisect_left(self._sorted, oldest)]
+            self._sum -= oldest
+
+    def survival(self) -> Sequence[float]:
+        """List the share of outputs that have at least so many tokens, by that number; beyond: the last."""
+        if not self._table or self._stale_count >= REFRESH_COUNT:
+            self._stale_count = 0
+            longest = self._sorted[-1] if self._sorted else 4 * int(BELIEVED_TOKENS)
+            self._table = [self._share(tokens) for tokens in range(longest + 2)]
+        return self._table
+
+    def _share(self, tokens: int) -> float:
+        known = len(self._sorted) - bisect_left(self._sorted, tokens)
+        return (known + BELIEVED_COUNT * exp(-tokens / BELIEVED_TOKENS)) / (
+            len(self._sorted) + BELIEVED_COUNT
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """A decoding request.
+
+    Attributes:
+        written_tokens: since it decodes here.
+        stalls_count: gaps among them in which a prompt was computed.
+        ahead_s: how much sooner they were written than the target for their mean asks; below 0: later.
+    """
+
+    written_tokens: int
+    stalls_count: int
+    ahead_s: float
+
+
+def spoilt_count(
+    standings: Sequence[Standing],
+    *,
+    stall_s: float,
+    stalls_count: int,
+    gain_s: float,
+    survival: Sequence[float],
+    most: float,
+) -> float:
+    """Predict how many requests a prompt spoils that were not spoilt before.
+
+    Args:
+        standings: of the worker's requests.
+        stall_s: how long all steps of the prompt together take.
+        stalls_count: its steps, >= 1.
+        gain_s: how much shorter than its target a step without a prompt is, > 0.
+        survival: of lengths, as `LengthRecord` has it.
+        most: once it is more, how much more does not matter.
+
+    Returns:
+        The expected number; above `most` a lower bound of it.
+    """
+    tail_tokens = 1 / TAIL_FRAC
+    last = len(survival) - 1
+    count = 0.0
+    for request in standings:
+        written = request.written_tokens
+        after = max(
+            (request.stalls_count + stalls_count) * tail_tokens,
+            written + (stall_s - request.ahead_s) / gain_s,
+        )
+        if after <= written:
+            continue
+        before = max(request.stalls_count * tail_tokens, written - request.ahead_s / gain_s, written + 1)
+        alive = survival[min(last, written + 1)]
+        count += (survival[min(last, int(before))] - survival[min(last, int(max(after, before)))]) / alive
+        if count > most:
+            break
+    return count
