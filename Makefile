@@ -51,6 +51,10 @@ bench: setup ## run the benchmarks; their ratios depend on the machine, so no te
 	@cd "$(ROOT)" && shopt -s nullglob && for bench in tests/bench/bench_*.py; do \
 		echo "== $$bench"; name="$${bench%.py}"; "$(BIN)/python" -m "$${name//\//.}" $(ARGS); done
 
+.PHONY: bench-placement
+bench-placement: setup ## placement beside one pool and fixed splits: ARGS="--conversations FILE --code FILE --first 1500"
+	@cd "$(ROOT)" && "$(BIN)/python" -m tests.bench.bench_placement $(ARGS)
+
 .PHONY: soak
 soak: setup ## break a real cluster for half an hour and draw what it holds: ARGS="--minutes 30 --out build/soak"
 	@cd "$(ROOT)" && "$(BIN)/python" -m tests.bench.soak $(ARGS)
