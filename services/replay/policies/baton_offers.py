@@ -7,10 +7,10 @@ the caches is at most `OFFER_AGE_S` old, which costs cached blocks at worst. Not
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from services.domain.spoiling import LengthRecord, Standing, spoilt_count
 from services.replay.policy import Fleet, WorkerState
 from services.replay.presets import EngineTiming
 from services.replay.sequence import Job
-from services.router.spoiling import LengthRecord, Standing, spoilt_count
 
 OFFER_AGE_S = 0.1
 """A kept job's offer is made again when it is older: about one prompt's prefill."""

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.router.spoiling import LENGTHS_COUNT, LengthRecord, Standing, spoilt_count
+from services.domain.spoiling import LENGTHS_COUNT, LengthRecord, Standing, spoilt_count
 
 STANDING = st.builds(
     Standing,
