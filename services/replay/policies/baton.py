@@ -14,13 +14,13 @@ step. Not here: the engine.
 from collections.abc import Sequence
 from dataclasses import replace
 
+from services.domain.spoiling import LengthRecord
 from services.replay.policies.at_once import tie_break
 from services.replay.policies.baton_offers import Coming, Offer, StallPrices, make_offer, prompt_s
 from services.replay.policies.baton_seats import Given, Seats
 from services.replay.policies.options import PolicyOptions
 from services.replay.policy import FirstToken, Fleet, Mechanisms, Way, WorkerState
 from services.replay.sequence import Job
-from services.router.spoiling import LengthRecord
 
 LATE_FRAC = 0.25
 """Share of the TTFT target by which a prompt that cannot be in time any more stands behind others, and by

@@ -10,12 +10,12 @@ Not here: prompts (`baton`, `baton_offers`).
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from services.domain.spoiling import LengthRecord
 from services.replay.policies.at_once import tie_break
 from services.replay.policies.baton_offers import Coming
 from services.replay.policy import Fleet, WorkerState
 from services.replay.sequence import Job
 from services.router.roles import DemandRecord, RecentLoad, decoder_count, step_limit_s
-from services.router.spoiling import LengthRecord
 
 GROWTH_BLOCKS = 10
 """Blocks left free for a sequence's output when it is bound to a worker."""
