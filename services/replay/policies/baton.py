@@ -21,6 +21,7 @@ from services.replay.policies.baton_seats import Given, Seats
 from services.replay.policies.options import PolicyOptions
 from services.replay.policy import FirstToken, Fleet, Mechanisms, Way, WorkerState
 from services.replay.sequence import Job
+from services.router.tail_account import TailAccount
 
 LATE_FRAC = 0.25
 """Share of the TTFT target by which a prompt that cannot be in time any more stands behind others, and by
@@ -50,6 +51,7 @@ class Baton:
         self._bound: dict[int, tuple[int, int | None]] = {}
         """Who computes a job's prompt, and who writes, if that is known."""
         self._lengths = LengthRecord()
+        self._tail = TailAccount()
         self._seats = Seats(
             fleet, self._given, self._lengths, ttft_slo_s=options.ttft_slo_s, itl_slo_s=options.itl_slo_s
         )
@@ -93,6 +95,7 @@ class Baton:
             self._fleet,
             self._lengths,
             now_s,
+            scarcity=self._tail.scarcity,
             ttft_slo_s=self._options.ttft_slo_s,
             itl_slo_s=self._options.itl_slo_s,
         )
@@ -119,6 +122,7 @@ class Baton:
             free_s[worker] += offer.prefill_s[worker]
             if worker in free:
                 free.remove(worker)
+                self._tail.stall(states[worker].decode_count * offer.steps(worker, self._fleet.timing))
                 ways.append((job, self._bind(offer, worker, free_s[worker])))
         return ways
 
@@ -203,6 +207,7 @@ class Baton:
         """Learn how long an output was."""
         _, decode = self._bound.pop(job.index)
         self._lengths.fold(output_tokens)
+        self._tail.write(output_tokens - 1)
         if decode is not None:
             self._arrived(job, decode)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from services.domain.spoiling import LengthRecord, Standing, spoilt_count
+from services.domain.stalls import TAIL_FRAC
 from services.replay.policy import Fleet, WorkerState
 from services.replay.presets import EngineTiming
 from services.replay.sequence import Job
@@ -37,9 +38,10 @@ class Offer:
     fetches: list[bool]
     """By worker: whether it fetches that prefix."""
 
-    def new_tokens(self, worker: int, timing: EngineTiming) -> int:
-        """Count what a worker would compute."""
-        return self.job.prompt_tokens - self.leading_blocks[worker] * timing.block_size_tokens
+    def steps(self, worker: int, timing: EngineTiming) -> int:
+        """Count the steps in which a worker would compute the prompt."""
+        new_tokens = self.job.prompt_tokens - self.leading_blocks[worker] * timing.block_size_tokens
+        return max(1, -(-new_tokens // timing.step_tokens_max))
 
 
 def prompt_s(timing: EngineTiming, job: Job, leading_blocks: int) -> float:
@@ -92,7 +94,14 @@ class StallPrices:
     """Prices of prompts on workers that decode, at one moment."""
 
     def __init__(
-        self, fleet: Fleet, lengths: LengthRecord, now_s: float, *, ttft_slo_s: float, itl_slo_s: float
+        self,
+        fleet: Fleet,
+        lengths: LengthRecord,
+        now_s: float,
+        *,
+        scarcity: float,
+        ttft_slo_s: float,
+        itl_slo_s: float,
     ) -> None:
         """Look at nobody yet."""
         self._fleet = fleet
@@ -100,6 +109,8 @@ class StallPrices:
         self._survival = lengths.survival()
         self._itl_slo_s = itl_slo_s
         self._spoilt_s = SPOILT_FRAC * ttft_slo_s
+        self._gap_s = self._spoilt_s * scarcity / (TAIL_FRAC * lengths.mean_tokens)
+        """What one more long gap costs, whoever has it."""
         self._standings: dict[int, Sequence[Standing]] = {}
 
     def price_s(
@@ -119,8 +130,8 @@ class StallPrices:
         """
         timing, now_s, survival = self._fleet.timing, self._now_s, self._survival
         stall_s = offer.prefill_s[worker]
-        steps = -(-offer.new_tokens(worker, timing) // timing.step_tokens_max)
-        price_s = 0.0
+        steps = offer.steps(worker, timing)
+        price_s = self._gap_s * state.decode_count * steps
         for one in coming:
             if one.at_s < now_s + stall_s:
                 price_s += now_s + stall_s - max(one.at_s, now_s)
