@@ -2,20 +2,21 @@
 
 Comes in: the queue as this worker sees it, what this worker's cache holds, how fast it is.
 Goes out: a task to claim, one to drop, or how long to wait, with the reason.
-Order: more urgent priorities first, and within one, deadline-aware shortest remaining prefill. A task
-whose first token would be late unless it starts now goes first, then by predicted prefill seconds of its
-uncached tail. A task that has waited for a multiple of its own prefill time moves up past shorter ones:
-the key is `prefill_s` divided by the response ratio `(prefill_s + waited_s) / prefill_s` (Hansen 1971,
-highest response ratio next), so that length and waiting both count.
-Nobody starves: a task that was passed over for OVERDUE_S goes before all that were not, oldest first. So it
-waits at most that long and until those that are older are done. A task that would end after its deadline
-even if it started now is dropped: computing it would only make others late.
+Order: more urgent priorities first, and within one, shortest remaining prefill: the predicted seconds of the
+tail that is not cached here. A task that has waited for a multiple of its own prefill time moves up past
+shorter ones: the key is `prefill_s` divided by the response ratio `(prefill_s + waited_s) / prefill_s`
+(Hansen 1971, highest response ratio next), so that length and waiting both count. Putting first what
+would else just miss its TTFT target was tried: it costs others more than it gains (docs/router-alone.md).
+Nobody starves: a task that was passed over for OVERDUE_S goes before all that were not, oldest first, at the
+workers that it fits. So it waits at most that long and until those that are older are done. A task that would
+end after its deadline even if it started now is dropped: computing it would only make others late.
 Not here: the claim (`services.prefill.phase`).
 """
 
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from services.domain.blocks import BlockHash
 from services.domain.errors import DeadlineUnmeetable
@@ -23,6 +24,7 @@ from services.domain.ids import GatewayId, WorkerId
 from services.domain.performance import PerformanceModel
 from services.domain.stalls import Decoding
 from services.domain.task import QueuedTask, TaskRecord
+from services.prefill.rivals import Rivals
 from services.prefill.stalling import stall_patience_s
 
 
@@ -105,6 +107,12 @@ def order(tasks: Sequence[QueuedTask], claimant: Claimant) -> Take | Drop | Leav
     """
     best: tuple[tuple[float, ...], Take] | None = None
     retry_s: float | None = None
+    rivals = Rivals(
+        tasks,
+        performance=claimant.performance,
+        block_size_tokens=claimant.block_size_tokens,
+        step_tokens_max=claimant.step_tokens_max,
+    )
     for queued in tasks:
         record = queued.record
         if queued.claim is not None or record.model != claimant.model:
@@ -117,6 +125,9 @@ def order(tasks: Sequence[QueuedTask], claimant: Claimant) -> Take | Drop | Leav
             cached_tokens=overlap,
             step_tokens_max=claimant.step_tokens_max,
         )
+        patience = _patience(record, claimant, overlap, prefill_s, rivals)
+        if patience.wait_s is None:
+            continue
         left_s = stall_patience_s(
             queued,
             decoding=claimant.decoding,
@@ -127,7 +138,7 @@ def order(tasks: Sequence[QueuedTask], claimant: Claimant) -> Take | Drop | Leav
         if left_s is None:
             retry_s = LOOK_AGAIN_S if retry_s is None else min(retry_s, LOOK_AGAIN_S)
             continue
-        patience_s = left_s + _patience_s(record, claimant, overlap, prefill_s) - queued.waited_s
+        patience_s = left_s + patience.wait_s - queued.waited_s
         if patience_s > 0:
             retry_s = patience_s if retry_s is None else min(retry_s, patience_s)
             continue
@@ -141,7 +152,7 @@ def order(tasks: Sequence[QueuedTask], claimant: Claimant) -> Take | Drop | Leav
             reason=f"{prefill_s * 1e3:.1f} ms of prefill, {overlap} tokens cached here, "
             f"waited {queued.waited_s * 1e3:.1f} ms",
         )
-        key = _urgency(queued, prefill_s)
+        key = _urgency(queued, prefill_s, fits=patience.fits)
         if best is None or key < best[0]:
             best = (key, take)
     if best is not None:
@@ -164,14 +175,13 @@ def _hopeless(queued: QueuedTask, prefill_s: float) -> DeadlineUnmeetable | None
     )
 
 
-def _urgency(queued: QueuedTask, prefill_s: float) -> tuple[float, ...]:
+def _urgency(queued: QueuedTask, prefill_s: float, *, fits: bool) -> tuple[float, ...]:
+    """Say what goes first; what is overdue does where it fits, else a fleet would compute twice as much."""
     tie = _hash(queued.record.task_id)
-    if queued.waited_s >= OVERDUE_S:
+    if fits and queued.waited_s >= OVERDUE_S:
         return (0.0, -queued.waited_s, tie)
-    slack_s = queued.record.ttft_target_s - queued.waited_s - prefill_s
-    near = 0 <= slack_s < prefill_s  # one that is late already cannot be saved by going first
     aged_s = prefill_s * prefill_s / (prefill_s + queued.waited_s)
-    return (1.0, queued.record.priority, 0.0 if near else 1.0, aged_s, tie)
+    return (1.0, queued.record.priority, aged_s, tie)
 
 
 def _overlap_tokens(record: TaskRecord, claimant: Claimant) -> int:
@@ -186,25 +196,38 @@ def _overlap_tokens(record: TaskRecord, claimant: Claimant) -> int:
     return record.marks[low - 1].depth_blocks * claimant.block_size_tokens if low else 0
 
 
-def _patience_s(record: TaskRecord, claimant: Claimant, overlap_tokens: int, prefill_s: float) -> float:
+class _Patience(NamedTuple):
+    """How this worker stands to a task that another one was named for."""
+
+    wait_s: float | None
+    """From the task's arrival, how long it leaves it to that one; None while that one is sure to come."""
+    fits: bool = True
+    """Whether nobody who is at work holds more of the prompt."""
+
+
+def _patience(
+    record: TaskRecord, claimant: Claimant, overlap_tokens: int, prefill_s: float, rivals: Rivals
+) -> _Patience:
     """How long this worker leaves a task to a worker that is better for it.
 
-    The preferred worker holds a prefix that would save seconds here; waiting longer than it saves
-    would be a loss, so that is the limit. Among equals a hash of task and worker decides who tries
-    first, so that idle workers do not race for one task.
+    The preferred worker holds a prefix that would save seconds here. While it is busy, this one takes the
+    task only when that is worth it: the task gains what is ahead of it there less what the prefix saves, and
+    each task that waits for this worker loses what the prefix would have saved. When the preferred one is not
+    busy it should have claimed; the task is left to it for as long as it would save. Among equals a hash of
+    task and worker decides who tries first, so that idle workers do not race for one task.
     """
     if record.preferred_worker_id == claimant.worker_id or claimant.peer_count <= 1:
-        return 0.0
-    preferred_tokens = record.preferred_overlap_blocks * claimant.block_size_tokens
-    saved_s = 0.0
-    if record.preferred_worker_id is not None and preferred_tokens > overlap_tokens:
-        saved_s = prefill_s - claimant.performance.prompt_s(
-            prompt_tokens=record.prompt_tokens,
-            cached_tokens=preferred_tokens,
-            step_tokens_max=claimant.step_tokens_max,
-        )
+        return _Patience(0.0)
     rank = 1 + _hash(f"{record.task_id}/{claimant.worker_id}") % claimant.peer_count
-    return max(saved_s, 0.0) + rank * RACE_STEP_S
+    if record.preferred_overlap_blocks * claimant.block_size_tokens <= overlap_tokens:
+        return _Patience(rank * RACE_STEP_S)
+    saved_s = max(0.0, prefill_s - rivals.prefill_s(record))
+    ahead_s = rivals.ahead_s(record)
+    if ahead_s is None:
+        return _Patience(saved_s + rank * RACE_STEP_S)
+    if ahead_s - saved_s <= saved_s * rivals.waiting_count / claimant.peer_count:
+        return _Patience(None, fits=False)
+    return _Patience(rank * RACE_STEP_S, fits=False)
 
 
 def _hash(text: str) -> int:

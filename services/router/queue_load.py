@@ -5,8 +5,8 @@ claimed what. Invariant: every task is counted once, as waiting or as claimed.
 Not here: the mirror (`services.bus`), the order of claims (`services.prefill`).
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 
 from services.domain.ids import WorkerId
 from services.domain.request import is_batch
@@ -28,11 +28,13 @@ class QueueLoad:
     Attributes:
         waiting_tokens: uncached tokens of all of them.
         waiting_count: how many.
+        bound_tokens: of the tokens, those that wait for one worker in particular; see `bound_tokens`.
         reachable: whether a prompt could be queued now at all.
     """
 
     waiting_tokens: int = 0
     waiting_count: int = 0
+    bound_tokens: Mapping[WorkerId, float] = field(default_factory=dict)
     reachable: bool = True
 
 
@@ -52,7 +54,18 @@ class QueueReading:
 
     waiting: dict[QueueClass, tuple[int, int]]
     """By class: uncached tokens and count of unclaimed tasks."""
+    bound: dict[QueueClass, dict[WorkerId, float]]
+    """By class and named worker: how much of those tokens waits for it; see `bound_tokens`."""
     claimed: tuple[ClaimedWork, ...]
+
+
+def bound_tokens(*, prompt_tokens: int, uncached_tokens: int) -> float:
+    """Say how much of a task's work waits for the worker that was named for it, in tokens.
+
+    Others leave a task to that worker for as long as its prefix saves more than they gain, so the larger the
+    cached share of the prompt, the surer it stays there; without any it is anybody's.
+    """
+    return uncached_tokens * (1.0 - uncached_tokens / prompt_tokens)
 
 
 def read_queue(
@@ -65,6 +78,7 @@ def read_queue(
         block_size_tokens: block size of a worker, None when it is not known.
     """
     waiting: dict[QueueClass, tuple[int, int]] = {}
+    bound: dict[QueueClass, dict[WorkerId, float]] = {}
     claimed: list[ClaimedWork] = []
     for task in tasks:
         record = task.record
@@ -73,6 +87,12 @@ def read_queue(
             place = queue_class(record.model, record.priority)
             tokens, count = waiting.get(place, (0, 0))
             waiting[place] = (tokens + uncached, count + 1)
+            named = record.preferred_worker_id
+            if named is not None and uncached < record.prompt_tokens:
+                mine = bound.setdefault(place, {})
+                mine[named] = mine.get(named, 0.0) + bound_tokens(
+                    prompt_tokens=record.prompt_tokens, uncached_tokens=uncached
+                )
         else:
             claimed.append(
                 ClaimedWork(
@@ -82,7 +102,7 @@ def read_queue(
                     uncached_tokens=uncached,
                 )
             )
-    return QueueReading(waiting=waiting, claimed=tuple(claimed))
+    return QueueReading(waiting=waiting, bound=bound, claimed=tuple(claimed))
 
 
 def _uncached_tokens(record: TaskRecord, block_size_tokens: Callable[[WorkerId], int | None]) -> int:

@@ -24,7 +24,7 @@ from services.router.misses import Misses
 from services.router.output_lengths import OutputLengths
 from services.router.placement import place
 from services.router.pressure import Pressure
-from services.router.queue_load import QueueClass, QueueLoad, queue_class, read_queue
+from services.router.queue_load import QueueClass, QueueLoad, bound_tokens, queue_class, read_queue
 from services.router.settings import RouterSettings
 from services.router.soft_roles import SoftRoles
 from services.router.worker_view import burden_of_prompt, burden_of_sequence
@@ -47,9 +47,12 @@ class Router:
         self.misses = Misses(settings.slo, settings.miss_frac)
         """How wrong predictions were, as far as the owner folds what became of its requests."""
         self._queued: dict[QueueClass, tuple[int, int]] = {}
+        self._bound: dict[QueueClass, dict[WorkerId, float]] = {}
         self._queue_reachable = True
         self._enqueued: Ledger[QueueClass] = Ledger(settings.placements_max)
         """Prompts sent to the queue that its mirror may not show yet."""
+        self._named: Ledger[WorkerId] = Ledger(settings.placements_max)
+        """What of them waits for one worker in particular."""
         self._claims: set[str] = set()
         self._linked: frozenset[WorkerId] = frozenset()
         self._departed: set[WorkerId] = set()
@@ -122,9 +125,11 @@ class Router:
     def fold_queue(self, tasks: Iterable[QueuedTask], now_s: float) -> None:
         """Take everything that is in the prefill queue now."""
         reading = read_queue(tasks, self._block_size_tokens)
-        self._queued = reading.waiting
+        self._queued, self._bound = reading.waiting, reading.bound
         for waiting in self._enqueued.places():
             self._enqueued.settle(waiting, now_s - self.settings.placement_settle_s)
+        for worker_id in self._named.places():
+            self._named.settle(worker_id, now_s - self.settings.placement_settle_s)
         claims = {work.task_id for work in reading.claimed}
         for ended in self._claims - claims:
             self.fleet.fold_ended(ended)
@@ -144,7 +149,7 @@ class Router:
 
     def fold_ended(self, request_id: RequestId) -> None:
         """Forget a request's placement because it ended; unknown ids are ignored."""
-        self._enqueued.end(request_id)
+        self._unqueue(request_id)
         self.fleet.fold_ended(request_id)
 
     def fold_hit(self, worker_id: WorkerId, *, promised_blocks: int, reused_tokens: int) -> IndexWrong | None:
@@ -212,7 +217,7 @@ class Router:
         )
         view = self.fleet.get(outcome.worker_id) if isinstance(outcome, DecodePlacement) else None
         if view is not None:
-            self._enqueued.end(query.request_id)
+            self._unqueue(query.request_id)
             burden = burden_of_sequence(view.limits, context_tokens=query.context_tokens)
             self.fleet.fold_placed(query.request_id, view.worker_id, burden, now_s)
         return outcome
@@ -225,13 +230,19 @@ class Router:
         """
         interactive, batch = (model, False), (model, True)
         waiting_tokens = waiting_count = 0
+        bound = {named: float(self._named.at(named).prefill_tokens) for named in self._named.places()}
         for waiting in (interactive, batch) if queue_class(model, priority) == batch else (interactive,):
             tokens, count = self._queued.get(waiting, (0, 0))
             sent = self._enqueued.at(waiting)
             waiting_tokens += tokens + sent.prefill_tokens
             waiting_count += count + sent.waiting_count
+            for worker_id, own_tokens in self._bound.get(waiting, {}).items():
+                bound[worker_id] = bound.get(worker_id, 0.0) + own_tokens
         return QueueLoad(
-            waiting_tokens=waiting_tokens, waiting_count=waiting_count, reachable=self._queue_reachable
+            waiting_tokens=waiting_tokens,
+            waiting_count=waiting_count,
+            bound_tokens=bound,
+            reachable=self._queue_reachable,
         )
 
     # Inside ------------------------------------------------------------------------------------------
@@ -249,7 +260,7 @@ class Router:
         cached = placed.overlap_blocks * view.limits.block_size_tokens
         uncached = max(1, query.prompt_tokens - cached)
         if placed.path is Path.LOCAL:
-            self._enqueued.end(query.request_id)
+            self._unqueue(query.request_id)
             burden = burden_of_prompt(
                 view.limits, prompt_tokens=query.prompt_tokens, uncached_tokens=uncached
             )
@@ -257,9 +268,16 @@ class Router:
         else:
             self.fleet.fold_ended(query.request_id)
             burden = Burden(waiting_count=1, prefill_tokens=uncached)
+            if cached:
+                own = bound_tokens(prompt_tokens=query.prompt_tokens, uncached_tokens=uncached)
+                self._named.add(query.request_id, placed.worker_id, Burden(prefill_tokens=int(own)), now_s)
             self._enqueued.add(
                 query.request_id, queue_class(query.scope.model, query.priority), burden, now_s
             )
+
+    def _unqueue(self, request_id: RequestId) -> None:
+        self._enqueued.end(request_id)
+        self._named.end(request_id)
 
     def _note(self, folded: Folded) -> GapFound | None:
         if isinstance(folded, GapFound):

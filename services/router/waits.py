@@ -56,20 +56,29 @@ def prefill_room_waits_s(part: Part, prompt_tokens: int) -> Column | None:
     )
 
 
-def queued_s(traits: Traits, queue: QueueLoad, *, prefiller_count: int) -> Number | None:
+def queued_s(
+    traits: Traits, queue: QueueLoad, *, prefiller_count: int, bound_tokens: Column | None = None
+) -> Number | None:
     """Time behind one worker's share of the queue; see `prices.backlog_s`. None with an empty queue.
 
     Args:
         traits: of the prefill workers.
         queue: what waits for any of them.
         prefiller_count: workers that share it, >= 1.
+        bound_tokens: of it, what waits for each of them in particular, shape [prefillers]; they share the
+            rest. None without any.
     """
-    tokens = queue.waiting_tokens / prefiller_count
-    if tokens <= 0.0:
+    if queue.waiting_tokens <= 0:
         return None
-    each = max(1, round(tokens / max(queue.waiting_count / prefiller_count, 1.0)))
+    shared = queue.waiting_tokens / prefiller_count
+    each = max(1, round(shared / max(queue.waiting_count / prefiller_count, 1.0)))
     chunk_s = traits.prefill_token_s * each + traits.prefill_attention_s * each * (each / 2)
-    whole = float(math.ceil(tokens))
+    tokens: Number = shared
+    whole: Number = float(math.ceil(shared))
+    if bound_tokens is not None:
+        tokens = max(0.0, queue.waiting_tokens - sum(queue.bound_tokens.values())) / prefiller_count
+        tokens = bound_tokens + tokens
+        whole = np.ceil(tokens)
     budget = traits.step_tokens_max
     full = np.floor(whole / budget)
     rest = whole - full * budget

@@ -83,7 +83,7 @@ class Pricing:
         """Price every way."""
         sight, query = self._sight, self._query
         everyone, first = sight.all, sight.decoders.count
-        loads, overlap_blocks = everyone.loads, self._overlap_blocks()
+        loads, overlap_blocks = everyone.loads, self._by_place(self._overlaps)
         cached: Number = 0.0
         if overlap_blocks is not None:
             cached = np.minimum(overlap_blocks * everyone.traits.block_size_tokens, query.prompt_tokens - 1.0)
@@ -156,16 +156,20 @@ class Pricing:
             cost_s = np.concatenate((cost_s[:first], np.where(alone, inf, cost_s[first:])))
         return cost_s
 
-    def _overlap_blocks(self) -> Column | None:
-        overlaps, numbers = self._overlaps, self._lineup.numbers
-        count = len(overlaps)
+    def _bound_tokens(self) -> Column | None:
+        """Of the queue, what waits for each prefill worker in particular; None without any."""
+        bound = self._by_place(self._queue.bound_tokens)
+        return None if bound is None else bound[self._sight.decoders.count :]
+
+    def _by_place(self, told: Mapping[WorkerId, float]) -> Column | None:
+        """Bring what is told by worker into the order of places; absent workers and places have 0."""
+        count, nobody = len(told), self._sight.numbers_max
         if not count:
             return None
-        nobody = self._sight.numbers_max
-        blocks = np.zeros(nobody + 1)
-        at = np.fromiter(map(numbers.get, overlaps, repeat(nobody)), np.intp, count)
-        blocks[at] = np.fromiter(overlaps.values(), np.float64, count)
-        return blocks[self._sight.numbers]
+        column = np.zeros(nobody + 1)
+        at = np.fromiter(map(self._lineup.numbers.get, told, repeat(nobody)), np.intp, count)
+        column[at] = np.fromiter(told.values(), np.float64, count)
+        return column[self._sight.numbers]
 
     def _seats(self, part: Part) -> _Seats:
         loads, traits, query = part.loads, part.traits, self._query
@@ -233,7 +237,12 @@ class Pricing:
 
     def _queue_up(self, part: Part, wait_s: Column) -> None:
         """Add what is ahead of a prompt in the queue and at full prefill workers."""
-        behind_s = queued_s(part.traits, self._queue, prefiller_count=max(1, self._able.prefiller_count))
+        behind_s = queued_s(
+            part.traits,
+            self._queue,
+            prefiller_count=max(1, self._able.prefiller_count),
+            bound_tokens=self._bound_tokens(),
+        )
         if behind_s is not None:
             wait_s += behind_s
         full_s = prefill_room_waits_s(part, self._query.prompt_tokens)

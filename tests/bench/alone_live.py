@@ -96,7 +96,7 @@ class LiveFleet:
                 setup.news,
                 timing=timing,
                 seed=number,
-                queue=lambda: self._tasks(claimed=True),
+                queue=self._tasks,
             )
             for number in range(setup.router_count)
         ]
@@ -142,12 +142,16 @@ class LiveFleet:
 
     def _enqueue(self, waiting: _Waiting) -> None:
         self._queue[waiting.record.task_id] = waiting
+        self._wake()
+
+    def _wake(self) -> None:
+        """Let everybody with room look: the queue changed."""
         for worker in tuple(self._workers):
             self._look(worker)
 
-    def _tasks(self, *, claimed: bool) -> list[QueuedTask]:
+    def _tasks(self) -> list[QueuedTask]:
         now_s = self._clock.now_s
-        return [w.queued(now_s) for w in self._queue.values() if claimed or w.claim is None]
+        return [waiting.queued(now_s) for waiting in self._queue.values()]
 
     # -- workers ----------------------------------------------------------------------------------
 
@@ -155,7 +159,7 @@ class LiveFleet:
         """Claim what the order says, while there is room; one claim after the other."""
         if worker.draining or worker.claiming or not worker.has_room():
             return
-        match order(self._tasks(claimed=False), self._claimant(worker)):
+        match order(self._tasks(), self._claimant(worker)):
             case Take() as taken:
                 self._claim(worker, taken)
             case Leave(retry_s=float(retry_s)):
@@ -198,7 +202,7 @@ class LiveFleet:
             waiting.router.router.fold_ended(RequestId(f"r{prompt.index}"))
             self._tally.served(prompt, self._clock.now_s)
         self._step(worker)
-        self._look(worker)
+        self._wake()
 
     def _publish(self, worker: PrefillWorker) -> None:
         """Tell what became readable, and what was evicted."""

@@ -17,6 +17,8 @@ PURE_ELSEWHERE = frozenset(
     {
         "services/cluster/supervision.py",
         "services/prefill/ordering.py",
+        "services/prefill/rivals.py",
+        "services/prefill/room.py",
         "services/prefill/stalling.py",
     }
 )

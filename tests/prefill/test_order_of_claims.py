@@ -83,12 +83,6 @@ def test_a_long_prompt_is_not_starved() -> None:
     assert taken([old, queued("young", tokens=1000)], claimant()) == "old"
 
 
-def test_a_task_that_would_be_late_unless_it_starts_now_goes_first() -> None:
-    """A prompt that can still meet its target, but only just, passes shorter ones with time to spare."""
-    near = queued("near", tokens=8000, ttft_target_s=0.25)
-    assert taken([queued("short", tokens=100), near], claimant()) == "near"
-
-
 def test_priority_comes_before_everything() -> None:
     """A more urgent class is served first, whatever its length."""
     assert taken([queued("batch", tokens=10, priority=5), queued("chat", tokens=9000)], claimant()) == "chat"
