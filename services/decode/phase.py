@@ -16,6 +16,7 @@ from services.domain.errors import DeadlineExceeded, NotReady, ServingError, Tic
 from services.domain.handoff import Ticket, check_ticket, prompt_digest
 from services.domain.ids import RequestId, TicketId
 from services.domain.link import Accepted, StartDecode
+from services.domain.spoiling import LengthRecord
 from services.domain.stalls import Decoding
 from services.domain.stream import Delta, FinishReason, StepFrame
 from services.engine.port import DecodeJob, Engine, EngineInfo
@@ -85,6 +86,8 @@ class DecodePhase:
         self._sequences: dict[RequestId, _Sequence] = {}
         self._used: OrderedDict[TicketId, None] = OrderedDict()
         self._frames: dict[GatewayLink, int] = {}
+        self.lengths = LengthRecord()
+        """How long the outputs written here became."""
         self._open = True
 
     def __len__(self) -> int:
@@ -182,6 +185,8 @@ class DecodePhase:
             sequence.wrote(delta, stalled=stalled, now_s=now_s)
             if delta.finish is not None:
                 self._drop(delta.request_id)
+            if delta.finish in (FinishReason.STOP, FinishReason.LENGTH):
+                self.lengths.fold(sequence.written_tokens + 1)
             by_link.setdefault(sequence.link, []).append(_in_time(delta, sequence))
         for link, own in by_link.items():
             self._send(link, tuple(own))

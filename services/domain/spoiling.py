@@ -5,7 +5,7 @@ count. A stall is made up for: the tail of a request bears one long gap in each 
 its steps are shorter than the target. So each request has a length at which a stall no longer counts, and the
 chance that it ends before is the chance that the stall spoils it. `services.domain.stalls` counts only what a
 request has earned already; this counts on what it will still write, as lengths seen lately tell.
-Invariant: functions of values; a longer stall never spoils less. Not here: what a spoilt request is worth.
+Invariant: functions of values; a longer stall never spoils less. Not here: who asks.
 """
 
 from bisect import bisect_left, insort
@@ -16,6 +16,9 @@ from math import exp
 
 from services.domain.stalls import TAIL_FRAC
 
+SPOILT_FRAC = 0.2
+"""Share of the TTFT target that keeping one more request within its own tail is worth. A choice: less of it
+gives shorter TTFT and more requests with a long gap, more of it the opposite."""
 LENGTHS_COUNT = 400
 """Outputs remembered: enough for a survival of 1 % to be seen."""
 BELIEVED_COUNT = 8.0

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from services.domain.blocks import BlockHash
 from services.domain.ids import GatewayId, TaskId, WorkerId
 from services.domain.request import InferenceRequest
-from services.domain.stalls import Targets
+from services.domain.slo import Slo
 
 PREFIX_MARKS_MAX = 64
 """Most block hashes carried by a record: enough to judge overlap, small enough to look at thousands."""
@@ -58,7 +58,7 @@ class TaskRecord:
         deadline_s: time left when the record was written; None waits without limit.
         ttft_target_s: time left, when the record was written, until the first token is late.
         decode_s: predicted time from the first token to the last; 0 while nothing is known of it.
-        targets: what its gateway judges requests by; None while the length of outputs is not known.
+        slo: what its gateway judges requests by; None: stalls that it causes are not priced.
         preferred_worker_id: who held most of the prefix when the task was placed; a hint, no tie.
         preferred_overlap_blocks: leading blocks that worker held.
     """
@@ -72,7 +72,7 @@ class TaskRecord:
     deadline_s: float | None
     ttft_target_s: float
     decode_s: float = 0.0
-    targets: Targets | None = None
+    slo: Slo | None = None
     preferred_worker_id: WorkerId | None = None
     preferred_overlap_blocks: int = 0
 

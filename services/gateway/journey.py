@@ -33,7 +33,6 @@ from services.domain.placement import (
     PathPreference,
     Placement,
 )
-from services.domain.stalls import Targets
 from services.domain.stream import Delta, FinishReason
 from services.domain.task import PrefillTask, TaskRecord, mark_prefix
 from services.domain.timeline import Mark
@@ -129,7 +128,7 @@ class Journey:
             deadline_s=life.deadline_at_s - now_s,
             ttft_target_s=max(0.0, life.accepted_s + reach.router.settings.ttft_target_s - now_s),
             decode_s=placement.predicted_s - placement.predicted_ttft_s,
-            targets=self._targets(),
+            slo=reach.router.settings.slo,
             preferred_worker_id=placement.worker_id,
             preferred_overlap_blocks=placement.overlap_blocks,
         )
@@ -138,15 +137,6 @@ class Journey:
             await reach.bus.queue.enqueue(task)
         life.mark(Mark.QUEUED, reach.clock.now_s())
         return await self._await_handoff(reach.settings.claim_patience_s + placement.predicted_ttft_s)
-
-    def _targets(self) -> Targets | None:
-        """What requests are judged by; None while nobody knows how long they become."""
-        router, sampling = self._reach.router, self._life.request.sampling
-        output_tokens = router.lengths.expect(self._life.request.model, sampling.max_tokens)
-        if output_tokens is None:
-            return None
-        slo = router.settings.slo
-        return Targets(ttft_s=slo.ttft_s, tpot_s=slo.tpot_s, output_tokens=float(output_tokens))
 
     async def _await_handoff(self, patience_s: float) -> Handoff:
         life, reach = self._life, self._reach

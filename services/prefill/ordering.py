@@ -22,10 +22,9 @@ from services.domain.blocks import BlockHash
 from services.domain.errors import DeadlineUnmeetable
 from services.domain.ids import GatewayId, WorkerId
 from services.domain.performance import PerformanceModel
-from services.domain.stalls import Decoding
 from services.domain.task import QueuedTask, TaskRecord
 from services.prefill.rivals import Rivals
-from services.prefill.stalling import stall_patience_s
+from services.prefill.stalling import NOBODY_STALLS, Stalls
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +40,7 @@ class Claimant:
         holds: whether its cache holds a block.
         reachable: gateways that are linked to it.
         peer_count: prefill workers that may race for the same task, itself included.
-        decoding: those who decode on it: a prompt stalls them.
-        has_free_peer: whether another of those workers decodes nothing.
+        stalls: what prompts cost those who decode on it.
     """
 
     worker_id: WorkerId
@@ -53,8 +51,7 @@ class Claimant:
     holds: Callable[[BlockHash], bool]
     reachable: frozenset[GatewayId]
     peer_count: int
-    decoding: Sequence[Decoding] = ()
-    has_free_peer: bool = False
+    stalls: Stalls = NOBODY_STALLS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,9 +80,6 @@ class Leave:
     retry_s: float | None
     reason: str
 
-
-LOOK_AGAIN_S = 0.1
-"""After which a task is looked at again that somebody who decodes here cannot bear: some tokens later."""
 
 OVERDUE_S = 10.0
 """Waiting time from which on a task goes before all younger ones, whatever their priority and length: as
@@ -128,16 +122,8 @@ def order(tasks: Sequence[QueuedTask], claimant: Claimant) -> Take | Drop | Leav
         patience = _patience(record, claimant, overlap, prefill_s, rivals)
         if patience.wait_s is None:
             continue
-        left_s = stall_patience_s(
-            queued,
-            decoding=claimant.decoding,
-            prefill_s=prefill_s,
-            chunk_count=-(-(record.prompt_tokens - overlap) // claimant.step_tokens_max),
-            has_free_peer=claimant.has_free_peer,
-        )
-        if left_s is None:
-            retry_s = LOOK_AGAIN_S if retry_s is None else min(retry_s, LOOK_AGAIN_S)
-            continue
+        chunk_count = -(-(record.prompt_tokens - overlap) // claimant.step_tokens_max)
+        left_s = claimant.stalls.patience_s(queued, prefill_s=prefill_s, chunk_count=chunk_count)
         patience_s = left_s + patience.wait_s - queued.waited_s
         if patience_s > 0:
             retry_s = patience_s if retry_s is None else min(retry_s, patience_s)

@@ -1,45 +1,91 @@
 """What a task costs those who decode on the worker that looks at it.
 
-Comes in: their accounts, once per look at the queue; tasks. Goes out: per task the seconds that it should be
-left to others. A prompt that computes where others decode stalls them, so the worker bids by waiting: it
-takes the task once that has waited for as many seconds of TTFT as the stall is worth
-(`services.domain.stalls`). Whoever can do it for less has taken it by then; nobody has to be asked.
-Invariant: a function of values; a task is left for good only while somebody who decodes nothing may take it.
+Comes in: what they have behind them, once per look at the queue; tasks. Goes out: per task the seconds that
+it should be left to others. A prompt that computes where others decode stalls them, so the worker bids by
+waiting: it takes the task once that has waited for as many seconds of TTFT as the requests are worth that
+the stall is expected to spoil (`services.domain.spoiling`). Whoever can do it for less has taken it by then;
+nobody has to be asked. Invariant: a function of values; a task is left until its first token would be late,
+and longer only while somebody who decodes nothing may take it.
 Not here: the order of tasks (`services.prefill.ordering`).
 """
 
+import math
 from collections.abc import Sequence
 
-from services.domain.stalls import Decoding, stall_price_s
+from services.domain.slo import Slo
+from services.domain.spoiling import SPOILT_FRAC, Standing, spoilt_count
+from services.domain.stalls import Decoding
 from services.domain.task import QueuedTask
 
+GAIN_LEAST_FRAC = 0.01
+"""Share of the TPOT target that a step is taken to be shorter than that target at least."""
+GRID = 1.1
+"""Stalls are priced as the next longer one of a grid of this ratio, so that many tasks share few prices."""
 
-def stall_patience_s(
-    queued: QueuedTask,
-    *,
-    decoding: Sequence[Decoding],
-    prefill_s: float,
-    chunk_count: int,
-    has_free_peer: bool,
-) -> float | None:
-    """Say for how long a task is left to others because of who decodes here.
 
-    Args:
-        queued: the task.
-        decoding: those who decode here.
-        prefill_s: what its prefill takes here.
-        chunk_count: engine steps of its prefill.
-        has_free_peer: whether some worker that may prefill decodes nothing.
+class Stalls:
+    """Prices on one worker at one moment."""
 
-    Returns:
-        Seconds from the task's arrival; None: for good, somebody here could not bear it.
-    """
-    targets = queued.record.targets
-    if not decoding or targets is None:
-        return 0.0
-    price_s = stall_price_s(decoding, stall_s=prefill_s, stalls_count=chunk_count, targets=targets)
-    if price_s is not None:
-        return price_s
-    if has_free_peer:
-        return None
-    return max(0.0, queued.record.ttft_target_s - prefill_s)  # nobody else: as late as is in time
+    def __init__(
+        self,
+        decoding: Sequence[Decoding],
+        *,
+        survival: Sequence[float],
+        decode_step_s: float,
+        has_free_peer: bool,
+    ) -> None:
+        """Price nothing yet.
+
+        Args:
+            decoding: those who decode here.
+            survival: of lengths of outputs, as `LengthRecord` has it.
+            decode_step_s: a step of theirs without a prompt.
+            has_free_peer: whether another worker that may prefill decodes nothing.
+        """
+        self._decoding = decoding
+        self._survival = survival
+        self._decode_step_s = decode_step_s
+        self._has_free_peer = has_free_peer
+        self._prices_s: dict[tuple[Slo, int, int], float] = {}
+
+    def patience_s(self, queued: QueuedTask, *, prefill_s: float, chunk_count: int) -> float:
+        """Say for how long a task is left to others because of who decodes here, in s from its arrival.
+
+        Args:
+            queued: the task.
+            prefill_s: what its prefill takes here.
+            chunk_count: engine steps of its prefill.
+        """
+        slo = queued.record.slo
+        if not self._decoding or slo is None:
+            return 0.0
+        notch = math.ceil(math.log(max(prefill_s, 1e-6)) / math.log(GRID))
+        key = (slo, chunk_count, notch)
+        if key not in self._prices_s:
+            self._prices_s[key] = self._price_s(slo, math.exp(notch * math.log(GRID)), chunk_count)
+        price_s = self._prices_s[key]
+        if self._has_free_peer:
+            return price_s
+        return min(price_s, max(0.0, queued.record.ttft_target_s - prefill_s))
+
+    def _price_s(self, slo: Slo, stall_s: float, chunk_count: int) -> float:
+        spoilt = spoilt_count(
+            [
+                Standing(
+                    written_tokens=one.written_tokens,
+                    stalls_count=one.stalls_count,
+                    ahead_s=slo.tpot_s * one.written_tokens - one.elapsed_s,
+                )
+                for one in self._decoding
+            ],
+            stall_s=stall_s,
+            stalls_count=chunk_count,
+            gain_s=max(slo.tpot_s - self._decode_step_s, GAIN_LEAST_FRAC * slo.tpot_s),
+            survival=self._survival,
+            most=math.inf,
+        )
+        return SPOILT_FRAC * slo.ttft_s * spoilt
+
+
+NOBODY_STALLS = Stalls((), survival=(1.0,), decode_step_s=0.0, has_free_peer=False)
+"""On a worker that decodes nothing."""

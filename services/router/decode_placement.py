@@ -35,6 +35,11 @@ class _Seat(NamedTuple):
     wait_s: float
     kv_free_frac: float
     running_count: int
+    context_tokens: int
+    busy_s: float
+    """Until the prompts that it has are computed."""
+    is_soft: bool
+    """Whether its worker could prefill instead."""
 
     def candidate(self, excluded: str | None = None) -> DecodeCandidate:
         return DecodeCandidate(
@@ -52,7 +57,7 @@ def place_decode(
     fleet: FleetView,
     settings: RouterSettings,
     now_s: float,
-    kept_free: frozenset[WorkerId] = frozenset(),
+    step_limit_s: float | None = None,
 ) -> DecodePlacement | Rejected:
     """Choose the worker on which the sequence, and those already there, lose least.
 
@@ -66,7 +71,8 @@ def place_decode(
         fleet: workers as known now.
         settings: targets and limits.
         now_s: by the clock that the fleet was folded with.
-        kept_free: soft-roled workers that are left to prefill while another has room at once.
+        step_limit_s: up to which step soft-roled workers are filled, one after another, while workers that
+            only decode are full; None where there are none.
     """
     need = Need(
         tokens=query.context_tokens + query.output_tokens_max,
@@ -80,9 +86,8 @@ def place_decode(
     seats = sorted(_seat(view, query, settings.tpot_target_s, seed) for view in able)
     in_time = [seat for seat in seats if seat.wait_s <= settings.wait_max_s]
     spared: list[_Seat] = []
-    if any(seat.wait_s == 0.0 and seat.worker_id not in kept_free for seat in in_time):
-        spared = [seat for seat in in_time if seat.worker_id in kept_free]
-        in_time = [seat for seat in in_time if seat.worker_id not in kept_free]
+    if step_limit_s is not None:
+        in_time, spared = _gather(in_time, step_limit_s, query.holder_id)
     late = [seat for seat in seats if seat.wait_s > settings.wait_max_s]
     if not in_time:
         return refuse(
@@ -110,6 +115,28 @@ def place_decode(
         reason=_reason(in_time),
         candidates=tuple(kept),
     )
+
+
+def _gather(
+    seats: list[_Seat], step_limit_s: float, holder_id: WorkerId | None
+) -> tuple[list[_Seat], list[_Seat]]:
+    """Leave the emptier soft-roled workers free to prefill.
+
+    Args:
+        seats: all, best first.
+        step_limit_s: up to which one is filled.
+        holder_id: who computed the prompt.
+
+    Returns:
+        Seats to take, best first, and those left free.
+    """
+    open_now = [seat for seat in seats if seat.wait_s == 0.0 and seat.step_s + seat.busy_s <= step_limit_s]
+    fixed = [seat for seat in open_now if not seat.is_soft]
+    busy = sorted((s for s in open_now if s.running_count), key=lambda s: (-s.context_tokens, s.tie))
+    empty = [seat for seat in open_now if not seat.running_count]
+    stays = [seat for seat in empty if seat.worker_id == holder_id]
+    taken = fixed or busy[:1] or stays or empty[:1] or seats
+    return taken, [seat for seat in seats if seat not in taken]
 
 
 def _seat(view: WorkerView, query: DecodeQuery, tpot_s: float, seed: int) -> _Seat:
@@ -141,6 +168,9 @@ def _seat(view: WorkerView, query: DecodeQuery, tpot_s: float, seed: int) -> _Se
         wait_s,
         max(0, free) / limits.kv_blocks,
         view.running_count,
+        view.context_tokens,
+        view.backlog_s,
+        Phase.PREFILL in view.status.phases,
     )
 
 

@@ -213,7 +213,7 @@ class Router:
             fleet=self.fleet,
             settings=self.settings,
             now_s=now_s,
-            kept_free=self._roles.kept_free(query.scope.model, self.fleet, now_s),
+            step_limit_s=self._roles.step_limit_s(query.scope.model, self.fleet, now_s),
         )
         view = self.fleet.get(outcome.worker_id) if isinstance(outcome, DecodePlacement) else None
         if view is not None:

@@ -1,26 +1,25 @@
-"""Which soft-roled workers decode, the others being left free to prefill.
+"""How long the steps of soft-roled workers may become before another of them begins to decode.
 
-Comes in: prompts as they are placed, the fleet. Goes out: the workers to leave free. Of those that can do
-both as many decode as `roles` finds: the fullest ones, so that a role goes on as long as it is needed and a
-worker that runs empty becomes one that prefills. Workers of one phase keep it and are counted in.
-Invariant: a function of what was folded and of the fleet; somebody can always decode; routers that see the
-same fleet leave the same workers free, however few of the prompts each of them places.
-Not here: how many (`services.router.roles`), when one that decodes takes a prompt (`services.domain.stalls`).
+Comes in: prompts as they are placed, the fleet. Goes out: a limit. Sequences fill one worker up to it after
+another (`services.router.decode_placement`), so that as many decode as `roles` finds, the fullest ones: a
+role lasts as long as it is needed, and a worker that runs empty is one that prefills. Workers of one phase
+are counted in. Invariant: a function of what was folded and of the fleet; routers that see the same fleet
+find about the same limit, however few of the prompts each of them places.
+Not here: how many (`services.router.roles`), when one of them takes a prompt (`services.prefill.stalling`).
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from services.domain.ids import WorkerId
 from services.domain.worker import Phase
 from services.router.fleet import FleetView
-from services.router.roles import Demand, DemandRecord, decoder_count
+from services.router.roles import Demand, DemandRecord, decoder_count, step_limit_s
 from services.router.settings import RouterSettings
 from services.router.worker_view import WorkerView
 
 PERIOD_S = 0.1
-"""Time for which roles are kept: less than statuses take to show that they should change."""
+"""Time for which a limit is kept: less than statuses take to show that it should change."""
 KV_USE_MAX = 0.9
 """Share of the KV memory of workers that decode which sequences may fill; the rest is for what they write."""
 MODELS_MAX = 256
@@ -32,12 +31,12 @@ class _Model:
     """What is known of one model."""
 
     record: DemandRecord
-    kept_free: frozenset[WorkerId] = frozenset()
+    limit_s: float | None = None
     found_s: float | None = None
 
 
 class SoftRoles:
-    """Roles of all models."""
+    """Limits of all models."""
 
     def __init__(self, settings: RouterSettings) -> None:
         """Know of no prompt."""
@@ -54,17 +53,17 @@ class SoftRoles:
         """
         self._known(model).record.fold(prefill_s, now_s)
 
-    def kept_free(self, model: str, fleet: FleetView, now_s: float) -> frozenset[WorkerId]:
-        """Name the workers of a model that are to decode only when nobody else can."""
+    def step_limit_s(self, model: str, fleet: FleetView, now_s: float) -> float | None:
+        """Say how long a step of a model's soft-roled workers may become; None where there are none."""
         decoders = [view for view in fleet.serving(model, Phase.DECODE) if view.ready]
         if not any(Phase.PREFILL in view.status.phases for view in decoders):
-            return frozenset()
+            return None
         known = self._known(model)
         if known.found_s is None or now_s - known.found_s >= PERIOD_S:
             prefillers = [view for view in fleet.serving(model, Phase.PREFILL) if view.ready]
-            known.kept_free = keep_free(decoders, prefillers, known.record.demand(), self._settings)
+            known.limit_s = limit_of(decoders, prefillers, known.record.demand(), self._settings)
             known.found_s = now_s
-        return known.kept_free
+        return known.limit_s
 
     def _known(self, model: str) -> _Model:
         if model not in self._models:
@@ -74,10 +73,10 @@ class SoftRoles:
         return self._models[model]
 
 
-def keep_free(
+def limit_of(
     decoders: Sequence[WorkerView], prefillers: Sequence[WorkerView], demand: Demand, settings: RouterSettings
-) -> frozenset[WorkerId]:
-    """Choose the soft-roled workers that are left to prefill.
+) -> float:
+    """Choose how long a step may become before a sequence goes to an emptier worker, in s.
 
     Args:
         decoders: workers that take sequences, >= 1.
@@ -86,26 +85,26 @@ def keep_free(
             which workers are seen prefilling counts where it is more.
         settings: targets.
     """
-    soft = [view for view in decoders if Phase.PREFILL in view.status.phases]
-    fixed_decoders = len(decoders) - len(soft)
-    fixed_prefillers = len(prefillers) - len(soft)
+    soft_count = sum(Phase.PREFILL in view.status.phases for view in decoders)
+    fixed_prefillers = len(prefillers) - soft_count
     sequences = 1 + sum(view.running_count for view in decoders)
     tokens = sum(view.context_tokens for view in decoders)
     fits = sum(view.limits.kv_blocks * view.limits.block_size_tokens for view in decoders) / len(decoders)
     most = len(decoders) if fixed_prefillers else max(1, len(decoders) - 1)
-    least = min(most, max(1, fixed_decoders, math.ceil(tokens / (fits * KV_USE_MAX))))
-    performance = min(soft, key=lambda view: view.worker_id).status.performance
-    seen = sum(view.prefill_share for view in prefillers)
+    performance = min(decoders, key=lambda view: view.worker_id).status.performance
+
+    def step_s(count: int) -> float:
+        return performance.decode_s(
+            sequence_count=math.ceil(sequences / count), context_tokens=tokens // count
+        )
+
     wanted = decoder_count(
         len(decoders) + fixed_prefillers,
-        replace(demand, load=max(demand.load, seen)),
-        step_s=lambda count: performance.decode_s(
-            sequence_count=-(-sequences // count), context_tokens=tokens // count
-        ),
+        replace(demand, load=max(demand.load, sum(view.prefill_share for view in prefillers))),
+        step_s=step_s,
         ttft_target_s=settings.ttft_target_s,
         tpot_target_s=settings.tpot_target_s,
-        least=least,
+        least=min(most, max(1, len(decoders) - soft_count, math.ceil(tokens / (fits * KV_USE_MAX)))),
         most=most,
     )
-    fullest = sorted(soft, key=lambda v: (-v.context_tokens, -v.running_count, v.tie_seed, v.worker_id))
-    return frozenset(view.worker_id for view in fullest[wanted - fixed_decoders :])
+    return step_limit_s(wanted, step_s=step_s, tpot_target_s=settings.tpot_target_s)

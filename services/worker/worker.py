@@ -18,12 +18,14 @@ from services.domain.ids import EngineEpoch, GatewayId, RequestId, WorkerId
 from services.domain.integrity import IntegrityLimits, IntegrityRecord, KvChecked, Verdict
 from services.domain.link import Cancel, Goodbye, HandoffAnswer, Hello, StartDecode, ToWorker
 from services.domain.pace import PaceRecord, correct
+from services.domain.performance import PerformanceModel
 from services.domain.request import InferenceRequest, Sampling
 from services.domain.worker import Lifecycle, Phase, WorkerStatus
 from services.engine.port import DecodeJob, Engine, EngineInfo, EngineStep
 from services.link.port import GatewayLink, LinkServer
 from services.prefill.ordering import Claimant
 from services.prefill.phase import PrefillPhase
+from services.prefill.stalling import Stalls
 from services.runtime.clock import Clock
 from services.runtime.metrics import Meters
 from services.runtime.pulse import Pulse
@@ -154,16 +156,27 @@ class Worker:
         )
 
     def _as_claimant(self) -> Claimant:
+        performance = correct(self._info.performance, self._pace.pace)
         return Claimant(
             worker_id=self.worker_id,
             model=self._settings.model,
             block_size_tokens=self._info.limits.block_size_tokens,
             step_tokens_max=self._info.limits.step_tokens_max,
-            performance=correct(self._info.performance, self._pace.pace),
+            performance=performance,
             holds=self._holdings.__contains__,
             reachable=frozenset(self._links),
             peer_count=self._peers.count,
-            decoding=self._decode.accounts(),
+            stalls=self._stalls(performance),
+        )
+
+    def _stalls(self, performance: PerformanceModel) -> Stalls:
+        load = self._engine.load()
+        return Stalls(
+            self._decode.accounts(),
+            survival=self._decode.lengths.survival(),
+            decode_step_s=performance.decode_s(
+                sequence_count=load.running_count, context_tokens=load.running_context_tokens
+            ),
             has_free_peer=self._peers.has_free,
         )
 

@@ -1,75 +1,102 @@
-"""A worker that decodes leaves a prompt to others for as long as the stall is worth."""
+"""A worker that decodes leaves a prompt to others for as long as what it would spoil is worth."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
-from services.domain.stalls import Decoding, Targets
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.domain.slo import Slo
+from services.domain.spoiling import LengthRecord
+from services.domain.stalls import Decoding
 from services.domain.task import QueuedTask
-from services.prefill.ordering import Leave, Take, order
+from services.prefill.ordering import Claimant, Leave, Take, order
+from services.prefill.stalling import Stalls
 from tests.prefill.test_order_of_claims import claimant, queued
 
-TARGETS = Targets(ttft_s=2.0, tpot_s=0.025, output_tokens=200.0)
-SPOILT = Decoding(written_tokens=50, stalls_count=0, elapsed_s=0.4)
-"""Its mean bears a short stall, its tail none: a stall is paid for."""
+SLO = Slo(ttft_s=2.0, tpot_s=0.025)
 RICH = Decoding(written_tokens=2000, stalls_count=0, elapsed_s=20.0)
-POOR = Decoding(written_tokens=2, stalls_count=0, elapsed_s=0.05)
+"""A long answer, well ahead: it has gaps to spare."""
+FRESH = Decoding(written_tokens=2, stalls_count=0, elapsed_s=0.02)
 
 
-def task(waited_s: float, *, tokens: int = 4000, ttft_target_s: float = 2.0) -> QueuedTask:
+def task(waited_s: float, *, tokens: int = 4000) -> QueuedTask:
     """A task whose gateway says what requests are judged by."""
-    plain = queued("t", tokens=tokens, waited_s=waited_s, ttft_target_s=ttft_target_s)
-    return replace(plain, record=replace(plain.record, targets=TARGETS))
+    plain = queued("t", tokens=tokens, waited_s=waited_s, ttft_target_s=SLO.ttft_s)
+    return replace(plain, record=replace(plain.record, slo=SLO))
+
+
+def busy(*decoding: Decoding, free_peer: bool = False) -> Claimant:
+    """A worker that decodes; outputs have the length that is believed before any has ended."""
+    stalls = Stalls(decoding, survival=LengthRecord().survival(), decode_step_s=0.01, has_free_peer=free_peer)
+    return replace(claimant(), stalls=stalls)
+
+
+def left_s(worker: Claimant, waited_s: float = 0.0, tokens: int = 4000) -> float:
+    """How long the worker leaves the task to others; 0 when it takes it."""
+    choice = order([task(waited_s, tokens=tokens)], worker)
+    if isinstance(choice, Take):
+        return 0.0
+    assert isinstance(choice, Leave)
+    assert choice.retry_s is not None
+    return choice.retry_s
 
 
 def test_who_decodes_nothing_takes_it_at_once() -> None:
     """No stall, no price."""
-    assert isinstance(order([task(0.0)], claimant()), Take)
+    assert left_s(busy()) == 0.0
 
 
 def test_a_stall_that_is_borne_costs_nothing() -> None:
     """A long answer has a gap in a hundred to spare."""
-    assert isinstance(order([task(0.0)], replace(claimant(), decoding=(RICH,))), Take)
+    assert left_s(busy(RICH)) == 0.0
 
 
 def test_a_stall_is_worth_some_waiting() -> None:
     """The task is left to others at first, and taken once it has waited for the price."""
-    busy = replace(claimant(), decoding=(SPOILT,) * 3)
-    early = order([task(0.0)], busy)
-    assert isinstance(early, Leave)
-    assert early.retry_s is not None
-    assert isinstance(order([task(early.retry_s)], busy), Take)
+    worker = busy(FRESH)
+    wait_s = left_s(worker)
+    assert wait_s > 0.0
+    assert left_s(worker, waited_s=wait_s) == 0.0
 
 
 def test_more_who_are_spoilt_make_it_dearer() -> None:
-    """Each of them loses."""
-    waits = []
-    for count in (1, 4):
-        choice = order([task(0.0)], replace(claimant(), decoding=(SPOILT,) * count))
-        assert isinstance(choice, Leave)
-        assert choice.retry_s is not None
-        waits.append(choice.retry_s)
-    assert waits[1] > waits[0]
+    """Each of them counts."""
+    assert left_s(busy(FRESH, FRESH, free_peer=True)) > left_s(busy(FRESH, free_peer=True))
 
 
-def test_what_nobody_bears_is_left_while_another_is_free() -> None:
-    """However long it waits: a worker that decodes nothing is there for it."""
-    busy = replace(claimant(), decoding=(POOR,), has_free_peer=True)
-    choice = order([task(1.99)], busy)
-    assert isinstance(choice, Leave)
-    assert choice.retry_s is not None
-    assert choice.retry_s > 0
+def test_what_is_too_dear_is_left_while_another_is_free() -> None:
+    """However late it is by then: a worker that decodes nothing is there for it."""
+    assert left_s(busy(*[FRESH] * 50, free_peer=True), waited_s=1.99) > 0.0
 
 
 def test_when_everybody_decodes_it_is_taken_before_it_is_late() -> None:
     """Nobody else would come, so it waits until its first token would be late, and no longer."""
-    busy = replace(claimant(), decoding=(POOR,))
-    choice = order([task(0.0)], busy)
-    assert isinstance(choice, Leave)
-    assert choice.retry_s is not None
-    taken = order([task(choice.retry_s)], busy)
-    assert isinstance(taken, Take)
-    assert choice.retry_s + taken.prefill_s <= 2.0 + 1e-9
+    worker = busy(*[FRESH] * 50)
+    wait_s = left_s(worker)
+    choice = order([task(wait_s)], worker)
+    assert isinstance(choice, Take)
+    assert wait_s + choice.prefill_s <= SLO.ttft_s + 1e-9
 
 
 def test_without_targets_nothing_is_priced() -> None:
-    """A gateway that does not know how long answers become says so, and the prompt is not held back."""
-    assert isinstance(order([queued("t")], replace(claimant(), decoding=(POOR,))), Take)
+    """A task of which nobody says what requests are judged by is not held back."""
+    assert isinstance(order([queued("t")], busy(FRESH)), Take)
+
+
+@given(
+    st.lists(
+        st.builds(
+            Decoding,
+            written_tokens=st.integers(0, 3000),
+            stalls_count=st.integers(0, 20),
+            elapsed_s=st.floats(0, 30),
+        ),
+        max_size=8,
+    ),
+    st.integers(100, 20_000),
+)
+def test_a_longer_prompt_is_never_cheaper(decoding: Sequence[Decoding], tokens: int) -> None:
+    """It stalls the same requests for longer, in at least as many steps."""
+    shorter = left_s(busy(*decoding, free_peer=True), tokens=tokens)
+    assert left_s(busy(*decoding, free_peer=True), tokens=2 * tokens) >= shorter - 1e-9

@@ -24,7 +24,7 @@ from services.domain.placement import (
     PlacementQuery,
 )
 from services.domain.request import InferenceRequest, Sampling
-from services.domain.stalls import Targets
+from services.domain.slo import Slo
 from services.domain.stream import Delta, FinishReason, StepFrame, TokenLogprob
 from services.domain.task import Claim, PrefixMark, TaskRecord
 from services.domain.worker import Lifecycle, Phase, WorkerLimits, WorkerLoad, WorkerStatus
@@ -100,7 +100,7 @@ RECORD = TaskRecord(
     deadline_s=4.5,
     ttft_target_s=0.5,
     decode_s=1.5,
-    targets=Targets(ttft_s=0.5, tpot_s=0.03, output_tokens=200.0),
+    slo=Slo(ttft_s=0.5, tpot_s=0.03),
     preferred_worker_id=W,
     preferred_overlap_blocks=5,
 )

@@ -44,8 +44,7 @@ from services.domain.placement import (
     PlacementQuery,
 )
 from services.domain.request import InferenceRequest, Sampling
-from services.domain.slo import Margins
-from services.domain.stalls import Targets
+from services.domain.slo import Margins, Slo
 from services.domain.stream import Delta, FinishReason, StepFrame, TokenLogprob
 from services.domain.task import Claim, PrefixMark, TaskRecord
 from services.domain.worker import WorkerLimits, WorkerLoad, WorkerStatus
@@ -142,8 +141,7 @@ RECORDS = st.builds(
     deadline_s=st.none() | NUMBERS,
     ttft_target_s=NUMBERS,
     decode_s=NUMBERS,
-    targets=st.none()
-    | st.builds(Targets, ttft_s=POSITIVE_NUMBERS, tpot_s=POSITIVE_NUMBERS, output_tokens=POSITIVE_NUMBERS),
+    slo=st.none() | st.builds(Slo, ttft_s=POSITIVE_NUMBERS, tpot_s=POSITIVE_NUMBERS),
     preferred_worker_id=st.none() | IDS,
     preferred_overlap_blocks=COUNTS,
 )

@@ -7,7 +7,7 @@ the caches is at most `OFFER_AGE_S` old, which costs cached blocks at worst. Not
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from services.domain.spoiling import LengthRecord, Standing, spoilt_count
+from services.domain.spoiling import SPOILT_FRAC, LengthRecord, Standing, spoilt_count
 from services.domain.stalls import TAIL_FRAC
 from services.replay.policy import Fleet, WorkerState
 from services.replay.presets import EngineTiming
@@ -15,9 +15,6 @@ from services.replay.sequence import Job
 
 OFFER_AGE_S = 0.1
 """A kept job's offer is made again when it is older: about one prompt's prefill."""
-SPOILT_FRAC = 0.2
-"""Share of the TTFT target that keeping one more request within its own tail is worth. A choice: less of it
-gives shorter TTFT and more requests with a long gap, more of it the opposite."""
 GAIN_LEAST_FRAC = 0.01
 """Share of the TPOT target that a step is taken to be shorter than that target at least."""
 

@@ -10,7 +10,7 @@ from services.domain.blocks import BlockHash
 from services.domain.handoff import Handoff, Ticket
 from services.domain.ids import EngineEpoch, GatewayId, RequestId, TaskId, TicketId, WorkerId
 from services.domain.integrity import CHECKS_MAX, BlockCheck
-from services.domain.stalls import Targets
+from services.domain.slo import Slo
 from services.domain.task import Claim, PrefixMark, TaskRecord
 from services.wire.codec.fields import fault, identity, number, parse, positive, present, writing
 from services.wire.codec.stream import delta_from_proto, delta_to_proto
@@ -39,7 +39,7 @@ def record_to_proto(record: TaskRecord) -> pb.TaskRecord:
         deadline_s=record.deadline_s,
         ttft_target_s=record.ttft_target_s,
         decode_s=record.decode_s,
-        targets=_targets_to_proto(record.targets),
+        slo=None if record.slo is None else pb.Slo(ttft_s=record.slo.ttft_s, tpot_s=record.slo.tpot_s),
         preferred_worker_id=record.preferred_worker_id,
         preferred_overlap_blocks=record.preferred_overlap_blocks,
     )
@@ -63,29 +63,17 @@ def record_from_proto(message: pb.TaskRecord) -> TaskRecord:
         deadline_s=None if deadline_s is None else number("TaskRecord.deadline_s", deadline_s),
         ttft_target_s=number("TaskRecord.ttft_target_s", message.ttft_target_s),
         decode_s=number("TaskRecord.decode_s", message.decode_s),
-        targets=_targets_from_proto(message.targets) if message.HasField("targets") else None,
+        slo=_slo_from_proto(message.slo) if message.HasField("slo") else None,
         preferred_worker_id=None if preferred is None else WorkerId(preferred),
         preferred_overlap_blocks=message.preferred_overlap_blocks,
     )
 
 
-def _targets_to_proto(targets: Targets | None) -> pb.Targets | None:
-    if targets is None:
-        return None
-    return pb.Targets(ttft_s=targets.ttft_s, tpot_s=targets.tpot_s, output_tokens=targets.output_tokens)
-
-
-def _targets_from_proto(message: pb.Targets) -> Targets:
-    def above_zero(name: str, value: float) -> float:
+def _slo_from_proto(message: pb.Slo) -> Slo:
+    for name, value in (("Slo.ttft_s", message.ttft_s), ("Slo.tpot_s", message.tpot_s)):
         if not number(name, value) > 0.0:
             raise fault(name, f"must be above 0, is {value}")
-        return value
-
-    return Targets(
-        ttft_s=above_zero("Targets.ttft_s", message.ttft_s),
-        tpot_s=above_zero("Targets.tpot_s", message.tpot_s),
-        output_tokens=above_zero("Targets.output_tokens", message.output_tokens),
-    )
+    return Slo(ttft_s=message.ttft_s, tpot_s=message.tpot_s)
 
 
 def _marks_from_proto(message: pb.TaskRecord) -> tuple[PrefixMark, ...]:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from services.wire.generated.baton.internal.v1 import request_pb2 as baton_dot_internal_dot_v1_dot_request__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x62\x61ton/internal/v1/handoff.proto\x12\x11\x62\x61ton.internal.v1\x1a\x1f\x62\x61ton/internal/v1/request.proto\"\xf4\x02\n\nTaskRecord\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x12\n\ngateway_id\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x10\n\x08priority\x18\x04 \x01(\x11\x12\x15\n\rprompt_tokens\x18\x05 \x01(\r\x12\x1a\n\x12mark_depths_blocks\x18\x06 \x03(\r\x12\x13\n\x0bmark_hashes\x18\x0b \x03(\x06\x12\x17\n\ndeadline_s\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x15\n\rttft_target_s\x18\x08 \x01(\x01\x12 \n\x13preferred_worker_id\x18\t \x01(\tH\x01\x88\x01\x01\x12 \n\x18preferred_overlap_blocks\x18\n \x01(\r\x12\x10\n\x08\x64\x65\x63ode_s\x18\x0c \x01(\x01\x12+\n\x07targets\x18\r \x01(\x0b\x32\x1a.baton.internal.v1.TargetsB\r\n\x0b_deadline_sB\x16\n\x14_preferred_worker_id\"@\n\x07Targets\x12\x0e\n\x06ttft_s\x18\x01 \x01(\x01\x12\x0e\n\x06tpot_s\x18\x02 \x01(\x01\x12\x15\n\routput_tokens\x18\x03 \x01(\x01\"+\n\x05\x43laim\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\"v\n\nQueueEntry\x12-\n\x06record\x18\x01 \x01(\x0b\x32\x1d.baton.internal.v1.TaskRecord\x12\'\n\x05\x63laim\x18\x02 \x01(\x0b\x32\x18.baton.internal.v1.Claim\x12\x10\n\x08\x61ttempts\x18\x03 \x01(\r\"2\n\nBlockCheck\x12\x13\n\x0b\x62lock_index\x18\x01 \x01(\r\x12\x0f\n\x07\x64igests\x18\x02 \x03(\x06\"\xac\x02\n\x06Ticket\x12\x11\n\tticket_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x19\n\x11prefill_worker_id\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\t\x12\x0e\n\x06\x64igest\x18\x05 \x01(\t\x12\x15\n\rprompt_tokens\x18\x06 \x01(\r\x12\x19\n\x11\x62lock_size_tokens\x18\x07 \x01(\r\x12\x13\n\x0b\x62lock_count\x18\x08 \x01(\r\x12\x10\n\x08kv_bytes\x18\t \x01(\x04\x12\x0f\n\x07lease_s\x18\n \x01(\x01\x12\x15\n\rcompatibility\x18\x0b \x01(\t\x12\x11\n\tconnector\x18\x0c \x01(\t\x12-\n\x06\x63hecks\x18\r \x03(\x0b\x32\x1d.baton.internal.v1.BlockCheck\"\xd2\x01\n\x07Handoff\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x11\n\tworker_id\x18\x03 \x01(\t\x12)\n\x06ticket\x18\x04 \x01(\x0b\x32\x19.baton.internal.v1.Ticket\x12\'\n\x05\x66irst\x18\x05 \x01(\x0b\x32\x18.baton.internal.v1.Delta\x12\x16\n\x0e\x66irst_is_exact\x18\x06 \x01(\x08\x12\x10\n\x08waited_s\x18\x07 \x01(\x01\x12\x11\n\tprefill_s\x18\x08 \x01(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x62\x61ton/internal/v1/handoff.proto\x12\x11\x62\x61ton.internal.v1\x1a\x1f\x62\x61ton/internal/v1/request.proto\"\xec\x02\n\nTaskRecord\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x12\n\ngateway_id\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x10\n\x08priority\x18\x04 \x01(\x11\x12\x15\n\rprompt_tokens\x18\x05 \x01(\r\x12\x1a\n\x12mark_depths_blocks\x18\x06 \x03(\r\x12\x13\n\x0bmark_hashes\x18\x0b \x03(\x06\x12\x17\n\ndeadline_s\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x15\n\rttft_target_s\x18\x08 \x01(\x01\x12 \n\x13preferred_worker_id\x18\t \x01(\tH\x01\x88\x01\x01\x12 \n\x18preferred_overlap_blocks\x18\n \x01(\r\x12\x10\n\x08\x64\x65\x63ode_s\x18\x0c \x01(\x01\x12#\n\x03slo\x18\r \x01(\x0b\x32\x16.baton.internal.v1.SloB\r\n\x0b_deadline_sB\x16\n\x14_preferred_worker_id\"%\n\x03Slo\x12\x0e\n\x06ttft_s\x18\x01 \x01(\x01\x12\x0e\n\x06tpot_s\x18\x02 \x01(\x01\"+\n\x05\x43laim\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\"v\n\nQueueEntry\x12-\n\x06record\x18\x01 \x01(\x0b\x32\x1d.baton.internal.v1.TaskRecord\x12\'\n\x05\x63laim\x18\x02 \x01(\x0b\x32\x18.baton.internal.v1.Claim\x12\x10\n\x08\x61ttempts\x18\x03 \x01(\r\"2\n\nBlockCheck\x12\x13\n\x0b\x62lock_index\x18\x01 \x01(\r\x12\x0f\n\x07\x64igests\x18\x02 \x03(\x06\"\xac\x02\n\x06Ticket\x12\x11\n\tticket_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x19\n\x11prefill_worker_id\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\t\x12\x0e\n\x06\x64igest\x18\x05 \x01(\t\x12\x15\n\rprompt_tokens\x18\x06 \x01(\r\x12\x19\n\x11\x62lock_size_tokens\x18\x07 \x01(\r\x12\x13\n\x0b\x62lock_count\x18\x08 \x01(\r\x12\x10\n\x08kv_bytes\x18\t \x01(\x04\x12\x0f\n\x07lease_s\x18\n \x01(\x01\x12\x15\n\rcompatibility\x18\x0b \x01(\t\x12\x11\n\tconnector\x18\x0c \x01(\t\x12-\n\x06\x63hecks\x18\r \x03(\x0b\x32\x1d.baton.internal.v1.BlockCheck\"\xd2\x01\n\x07Handoff\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x11\n\tworker_id\x18\x03 \x01(\t\x12)\n\x06ticket\x18\x04 \x01(\x0b\x32\x19.baton.internal.v1.Ticket\x12\'\n\x05\x66irst\x18\x05 \x01(\x0b\x32\x18.baton.internal.v1.Delta\x12\x16\n\x0e\x66irst_is_exact\x18\x06 \x01(\x08\x12\x10\n\x08waited_s\x18\x07 \x01(\x01\x12\x11\n\tprefill_s\x18\x08 \x01(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,17 +33,17 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'baton.internal.v1.handoff_p
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_TASKRECORD']._serialized_start=88
-  _globals['_TASKRECORD']._serialized_end=460
-  _globals['_TARGETS']._serialized_start=462
-  _globals['_TARGETS']._serialized_end=526
-  _globals['_CLAIM']._serialized_start=528
-  _globals['_CLAIM']._serialized_end=571
-  _globals['_QUEUEENTRY']._serialized_start=573
-  _globals['_QUEUEENTRY']._serialized_end=691
-  _globals['_BLOCKCHECK']._serialized_start=693
-  _globals['_BLOCKCHECK']._serialized_end=743
-  _globals['_TICKET']._serialized_start=746
-  _globals['_TICKET']._serialized_end=1046
-  _globals['_HANDOFF']._serialized_start=1049
-  _globals['_HANDOFF']._serialized_end=1259
+  _globals['_TASKRECORD']._serialized_end=452
+  _globals['_SLO']._serialized_start=454
+  _globals['_SLO']._serialized_end=491
+  _globals['_CLAIM']._serialized_start=493
+  _globals['_CLAIM']._serialized_end=536
+  _globals['_QUEUEENTRY']._serialized_start=538
+  _globals['_QUEUEENTRY']._serialized_end=656
+  _globals['_BLOCKCHECK']._serialized_start=658
+  _globals['_BLOCKCHECK']._serialized_end=708
+  _globals['_TICKET']._serialized_start=711
+  _globals['_TICKET']._serialized_end=1011
+  _globals['_HANDOFF']._serialized_start=1014
+  _globals['_HANDOFF']._serialized_end=1224
 # @@protoc_insertion_point(module_scope)

@@ -35,7 +35,7 @@ class TaskRecord(_message.Message):
     PREFERRED_WORKER_ID_FIELD_NUMBER: _builtins.int
     PREFERRED_OVERLAP_BLOCKS_FIELD_NUMBER: _builtins.int
     DECODE_S_FIELD_NUMBER: _builtins.int
-    TARGETS_FIELD_NUMBER: _builtins.int
+    SLO_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     gateway_id: _builtins.str
     model: _builtins.str
@@ -56,8 +56,8 @@ class TaskRecord(_message.Message):
     @_builtins.property
     def mark_hashes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
-    def targets(self) -> Global___Targets:
-        """What its gateway judges requests by, so that a worker that decodes can price a stall; absent while unknown."""
+    def slo(self) -> Global___Slo:
+        """What its gateway judges requests by, so that a worker that decodes can price a stall."""
 
     def __init__(
         self,
@@ -74,11 +74,11 @@ class TaskRecord(_message.Message):
         preferred_worker_id: _builtins.str | None = ...,
         preferred_overlap_blocks: _builtins.int = ...,
         decode_s: _builtins.float = ...,
-        targets: Global___Targets | None = ...,
+        slo: Global___Slo | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s", "_preferred_worker_id", b"_preferred_worker_id", "deadline_s", b"deadline_s", "preferred_worker_id", b"preferred_worker_id", "targets", b"targets"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s", "_preferred_worker_id", b"_preferred_worker_id", "deadline_s", b"deadline_s", "preferred_worker_id", b"preferred_worker_id", "slo", b"slo"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s", "_preferred_worker_id", b"_preferred_worker_id", "deadline_s", b"deadline_s", "decode_s", b"decode_s", "gateway_id", b"gateway_id", "mark_depths_blocks", b"mark_depths_blocks", "mark_hashes", b"mark_hashes", "model", b"model", "preferred_overlap_blocks", b"preferred_overlap_blocks", "preferred_worker_id", b"preferred_worker_id", "priority", b"priority", "prompt_tokens", b"prompt_tokens", "targets", b"targets", "task_id", b"task_id", "ttft_target_s", b"ttft_target_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s", "_preferred_worker_id", b"_preferred_worker_id", "deadline_s", b"deadline_s", "decode_s", b"decode_s", "gateway_id", b"gateway_id", "mark_depths_blocks", b"mark_depths_blocks", "mark_hashes", b"mark_hashes", "model", b"model", "preferred_overlap_blocks", b"preferred_overlap_blocks", "preferred_worker_id", b"preferred_worker_id", "priority", b"priority", "prompt_tokens", b"prompt_tokens", "slo", b"slo", "task_id", b"task_id", "ttft_target_s", b"ttft_target_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__deadline_s: _TypeAlias = _typing.Literal["deadline_s"]  # noqa: Y015
     _WhichOneofArgType__deadline_s: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s"]  # noqa: Y015
@@ -92,30 +92,26 @@ class TaskRecord(_message.Message):
 Global___TaskRecord: _TypeAlias = TaskRecord  # noqa: Y015
 
 @_typing.final
-class Targets(_message.Message):
+class Slo(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TTFT_S_FIELD_NUMBER: _builtins.int
     TPOT_S_FIELD_NUMBER: _builtins.int
-    OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
     ttft_s: _builtins.float
     tpot_s: _builtins.float
-    output_tokens: _builtins.float
-    """Expected length of an output."""
     def __init__(
         self,
         *,
         ttft_s: _builtins.float = ...,
         tpot_s: _builtins.float = ...,
-        output_tokens: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["output_tokens", b"output_tokens", "tpot_s", b"tpot_s", "ttft_s", b"ttft_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tpot_s", b"tpot_s", "ttft_s", b"ttft_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Targets: _TypeAlias = Targets  # noqa: Y015
+Global___Slo: _TypeAlias = Slo  # noqa: Y015
 
 @_typing.final
 class Claim(_message.Message):
