@@ -91,6 +91,8 @@ class Record(msgspec.Struct):
     decode_placement: DecodeRecord | None = None
     finish: str | None = None
     error: tuple[str, str] | None = None
+    accepted_s: float = 0.0
+    prefix_ids: list[int] = []
 
     def at_s(self, mark: str) -> float | None:
         """Seconds from accept to a moment."""

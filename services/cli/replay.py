@@ -10,6 +10,7 @@ from services.cli.output import add_json, table, write_json
 from services.domain.errors import ConfigurationInvalid
 from services.replay.cluster import Cluster
 from services.replay.comparison import COLUMNS, headline, name_of, remarks
+from services.replay.measured import read_measured, remark
 from services.replay.policies import POLICIES
 from services.replay.policy import FirstToken, Mechanisms
 from services.replay.presets import DEFAULT_TIMING, timings
@@ -26,6 +27,7 @@ examples:
   baton replay trace.jsonl --policy dynamo-kv --prefill-workers 4 --timing dynamo-mocker
   baton replay lengths.csv --workers 32 --json answer.json
   baton replay --workload bursts --first 500
+  baton explain --export last.jsonl && baton replay last.jsonl --policy dynamo-kv --workers 4
   baton replay trace.jsonl --policy all --policy dynamo-kv:4 --speedup 3 --report comparison.html
 """
 
@@ -123,6 +125,9 @@ def run_command(options: argparse.Namespace) -> int:
         options.report.write_text(render(reports), encoding="utf-8")
     if not write_json(options.json, reports[0] if len(reports) == 1 else reports):
         _print(reports)
+        said = None if options.trace is None else remark(read_measured(options.trace)[: options.first])
+        if said is not None:
+            print(said)
     return 0
 
 

@@ -36,7 +36,7 @@ from services.gateway.life import Claimed, DeadlinePassed, Life, LinkLost, Offer
 from services.gateway.links import LinkPool
 from services.gateway.port import ClusterState, RequestRecord, ServedModel, ServeOptions
 from services.gateway.reach import Reach
-from services.gateway.records import RecordBook
+from services.gateway.records import RecordBook, prefix_ids
 from services.gateway.settings import ConductorSettings
 from services.gateway.waiting_room import WaitingRoom
 from services.link.port import Dialer
@@ -196,7 +196,8 @@ class Conductor:
         )
         begun = False
         try:
-            hashes = await self._hash(life)
+            size, hashes = await self._hash(life)
+            life.prefix_ids = prefix_ids(hashes, size)
             async with aclosing(Journey(life, self._reach, hashes).run()) as deltas:
                 async for delta in deltas:
                     life.sent(delta, self._clock.now_s())
@@ -225,15 +226,16 @@ class Conductor:
         self._meters.set("baton_requests_active", len(self._lives))
         return life
 
-    async def _hash(self, life: Life) -> tuple[BlockHash, ...]:
+    async def _hash(self, life: Life) -> tuple[int, tuple[BlockHash, ...]]:
+        """Hash the prompt in blocks of the engine's size, in tokens."""
         request = life.request
         views = self.router.fleet.serving(request.model, Phase.DECODE)
         if not views:
-            return ()
+            return 1, ()
         size = views[0].limits.block_size_tokens
         if request.prompt_tokens <= HASH_INLINE_TOKENS_MAX:
-            return hash_blocks(request.prompt_token_ids, block_size_tokens=size, scope=request.scope)
-        return await asyncio.to_thread(
+            return size, hash_blocks(request.prompt_token_ids, block_size_tokens=size, scope=request.scope)
+        return size, await asyncio.to_thread(
             hash_blocks, request.prompt_token_ids, block_size_tokens=size, scope=request.scope
         )
 

@@ -84,6 +84,8 @@ class Life:
         self.decode_placement: DecodePlacement | None = None
         self.handoff: Handoff | None = None
         self.first_token_early = False
+        self.prefix_ids: tuple[int, ...] = ()
+        """What its prompt shares with others, for the record."""
         self._fallbacks: list[str] = []
         self._cached_tokens: int | None = None
         self._cached_told = False
@@ -233,4 +235,6 @@ class Life:
             timeline=self.timeline(),
             finish=self._finish,
             error=self._error,
+            accepted_s=self.accepted_s,
+            prefix_ids=self.prefix_ids,
         )

@@ -54,6 +54,8 @@ class RequestRecord:
         timeline: moments.
         finish: how it ended; None while it runs.
         error: code and message, when it failed.
+        accepted_s: by the gateway's own clock, so only differences between its records mean anything.
+        prefix_ids: equal leading ids = equal beginnings; see `services.gateway.records.prefix_ids`.
     """
 
     request_id: RequestId
@@ -69,6 +71,8 @@ class RequestRecord:
     timeline: Timeline
     finish: FinishReason | None
     error: tuple[str, str] | None
+    accepted_s: float = 0.0
+    prefix_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,11 +5,36 @@ Invariant: at most `records_max` are kept; the oldest goes first.
 """
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
+from services.domain.blocks import BlockHash
 from services.domain.ids import RequestId
 from services.domain.timeline import Mark
 from services.gateway.port import RequestRecord
 from services.runtime.metrics import Meters
+
+PREFIX_STEP_TOKENS = 512
+"""Tokens per prefix id: what public traces use, so that records read as one."""
+PREFIX_IDS_MAX = 256
+"""Prefix ids kept of a prompt: 131,072 tokens of it, 1 KB as the gateway's JSON gives them."""
+PREFIX_ID_MASK = 0xFFFF_FFFF
+"""32 bits: exact in every reader of JSON, and two prompts are compared only behind equal beginnings."""
+
+
+def prefix_ids(hashes: Sequence[BlockHash], block_size_tokens: int) -> tuple[int, ...]:
+    """Name what a prompt shares with others, in the few numbers that a record keeps.
+
+    Args:
+        hashes: shape [full blocks of the prompt].
+        block_size_tokens: tokens per block.
+
+    Returns:
+        One id per whole PREFIX_STEP_TOKENS, at most PREFIX_IDS_MAX; none when no block ends there.
+    """
+    if PREFIX_STEP_TOKENS % block_size_tokens:
+        return ()
+    step = PREFIX_STEP_TOKENS // block_size_tokens
+    return tuple(block & PREFIX_ID_MASK for block in hashes[step - 1 :: step][:PREFIX_IDS_MAX])
 
 
 class RecordBook:
