@@ -16,8 +16,7 @@ from services.domain.errors import DeadlineExceeded, NotReady, ServingError, Tic
 from services.domain.handoff import Ticket, check_ticket, prompt_digest
 from services.domain.ids import RequestId, TicketId
 from services.domain.link import Accepted, StartDecode
-from services.domain.spoiling import LengthRecord
-from services.domain.stalls import Decoding
+from services.domain.spoiling import Decoding, LengthRecord
 from services.domain.stream import Delta, FinishReason, StepFrame
 from services.engine.port import DecodeJob, Engine, EngineInfo
 from services.link.port import GatewayLink

@@ -3,8 +3,8 @@
 Comes in: lengths of outputs that ended, what decoding requests have behind them. Goes out: an expected
 count. A stall is made up for: the tail of a request bears one long gap in each hundred, its mean gains what
 its steps are shorter than the target. So each request has a length at which a stall no longer counts, and the
-chance that it ends before is the chance that the stall spoils it. `services.domain.stalls` counts only what a
-request has earned already; this counts on what it will still write, as lengths seen lately tell.
+chance that it ends before is the chance that the stall spoils it: this counts on what it will still write, as
+lengths seen lately tell.
 Invariant: functions of values; a longer stall never spoils less. Not here: who asks.
 """
 
@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp
 
-from services.domain.stalls import TAIL_FRAC
-
+TAIL_FRAC = 0.01
+"""Share of gaps that may be long: targets are judged at the 99th percentile."""
 SPOILT_FRAC = 0.2
 """Share of the TTFT target that keeping one more request within its own tail is worth. A choice: less of it
 gives shorter TTFT and more requests with a long gap, more of it the opposite."""
@@ -72,7 +72,7 @@ class LengthRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """A decoding request.
+    """A decoding request held against its targets.
 
     Attributes:
         written_tokens: since it decodes here.
@@ -83,6 +83,29 @@ class Standing:
     written_tokens: int
     stalls_count: int
     ahead_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoding:
+    """What a decoding request has behind it.
+
+    Attributes:
+        written_tokens: since it decodes here.
+        stalls_count: gaps among them in which a prompt was computed.
+        elapsed_s: time in which they were written.
+    """
+
+    written_tokens: int
+    stalls_count: int
+    elapsed_s: float
+
+    def standing(self, tpot_s: float) -> Standing:
+        """Hold it against a target for its mean time per token."""
+        return Standing(
+            written_tokens=self.written_tokens,
+            stalls_count=self.stalls_count,
+            ahead_s=tpot_s * self.written_tokens - self.elapsed_s,
+        )
 
 
 def spoilt_count(

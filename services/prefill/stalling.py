@@ -13,8 +13,7 @@ import math
 from collections.abc import Sequence
 
 from services.domain.slo import Slo
-from services.domain.spoiling import SPOILT_FRAC, Standing, spoilt_count
-from services.domain.stalls import Decoding
+from services.domain.spoiling import SPOILT_FRAC, Decoding, spoilt_count
 from services.domain.task import QueuedTask
 
 GAIN_LEAST_FRAC = 0.01
@@ -70,14 +69,7 @@ class Stalls:
 
     def _price_s(self, slo: Slo, stall_s: float, chunk_count: int) -> float:
         spoilt = spoilt_count(
-            [
-                Standing(
-                    written_tokens=one.written_tokens,
-                    stalls_count=one.stalls_count,
-                    ahead_s=slo.tpot_s * one.written_tokens - one.elapsed_s,
-                )
-                for one in self._decoding
-            ],
+            [one.standing(slo.tpot_s) for one in self._decoding],
             stall_s=stall_s,
             stalls_count=chunk_count,
             gain_s=max(slo.tpot_s - self._decode_step_s, GAIN_LEAST_FRAC * slo.tpot_s),

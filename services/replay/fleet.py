@@ -8,7 +8,7 @@ Invariant: with no delay, what is seen is the workers' state at that moment. Not
 from collections import deque
 from collections.abc import Sequence
 
-from services.domain.stalls import Decoding
+from services.domain.spoiling import Decoding
 from services.replay.policy import WorkerState
 from services.replay.presets import EngineTiming
 from services.replay.worker import Worker

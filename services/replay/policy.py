@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from services.domain.stalls import Decoding
+from services.domain.spoiling import Decoding
 from services.replay.presets import EngineTiming
 from services.replay.sequence import Job
 

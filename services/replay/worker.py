@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
-from services.domain.stalls import Decoding
+from services.domain.spoiling import Decoding
 from services.replay.batch import Batch
 from services.replay.policy import WorkerState
 from services.replay.presets import EngineTiming

@@ -7,7 +7,7 @@ the 99th percentile of all gaps together stays short. Invariant: never below 0. 
 
 from math import exp
 
-from services.domain.stalls import TAIL_FRAC
+from services.domain.spoiling import TAIL_FRAC
 
 MEMORY_GAPS = 200_000.0
 """Gaps after which one counts for 1/e: as many as some hundred outputs have."""

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.domain.slo import Slo
-from services.domain.spoiling import LengthRecord
-from services.domain.stalls import Decoding
+from services.domain.spoiling import Decoding, LengthRecord
 from services.domain.task import QueuedTask
 from services.prefill.ordering import Claimant, Leave, Take, order
 from services.prefill.stalling import Stalls

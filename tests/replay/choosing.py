@@ -6,7 +6,7 @@ Comes in: states. Goes out: a fleet. Not here: whole replays (`scenery`).
 from collections.abc import Sequence
 from dataclasses import replace
 
-from services.domain.stalls import Decoding
+from services.domain.spoiling import Decoding
 from services.replay.policy import WorkerState
 from services.replay.presets import EngineTiming
 from services.replay.sequence import Job

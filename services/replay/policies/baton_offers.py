@@ -7,8 +7,7 @@ the caches is at most `OFFER_AGE_S` old, which costs cached blocks at worst. Not
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from services.domain.spoiling import SPOILT_FRAC, LengthRecord, Standing, spoilt_count
-from services.domain.stalls import TAIL_FRAC
+from services.domain.spoiling import SPOILT_FRAC, TAIL_FRAC, LengthRecord, Standing, spoilt_count
 from services.replay.policy import Fleet, WorkerState
 from services.replay.presets import EngineTiming
 from services.replay.sequence import Job
@@ -151,12 +150,5 @@ class StallPrices:
 
     def _standings_of(self, worker: int) -> Sequence[Standing]:
         if worker not in self._standings:
-            self._standings[worker] = [
-                Standing(
-                    written_tokens=one.written_tokens,
-                    stalls_count=one.stalls_count,
-                    ahead_s=self._itl_slo_s * one.written_tokens - one.elapsed_s,
-                )
-                for one in self._fleet.decodes(worker)
-            ]
+            self._standings[worker] = [one.standing(self._itl_slo_s) for one in self._fleet.decodes(worker)]
         return self._standings[worker]
