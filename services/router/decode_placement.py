@@ -112,7 +112,7 @@ def place_decode(
     return DecodePlacement(
         request_id=query.request_id,
         worker_id=in_time[0].worker_id,
-        reason=_reason(in_time),
+        reason=_reason(in_time, spared, query.holder_id),
         candidates=tuple(kept),
     )
 
@@ -174,9 +174,10 @@ def _seat(view: WorkerView, query: DecodeQuery, tpot_s: float, seed: int) -> _Se
     )
 
 
-def _reason(seats: list[_Seat]) -> str:
+def _reason(seats: list[_Seat], spared: list[_Seat], holder_id: WorkerId | None) -> str:
     best = seats[0]
-    text = (
+    text = "nothing moves: " if best.worker_id == holder_id else ""
+    text += (
         f"worker {best.worker_id} runs {best.running_count} requests; with this one its step takes "
         f"{best.step_s * 1000:.3g} ms and {best.kv_free_frac:.0%} of its KV memory stays free"
     )
@@ -185,4 +186,6 @@ def _reason(seats: list[_Seat]) -> str:
     if len(seats) > 1:
         text += f"; next best is {seats[1].worker_id} at a cost of {seats[1].cost_s * 1000:.3g} ms "
         text += f"against {best.cost_s * 1000:.3g} ms"
+    if spared:
+        text += f"; {len(spared)} others are left free to prefill"
     return text

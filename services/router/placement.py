@@ -27,7 +27,7 @@ from services.router.way import Glance, Ways
 from services.router.ways import Pricing
 from services.router.worker_view import WorkerView
 
-BIDDEN = "leaves it to the workers of both roles to bid for it"
+BIDDEN = "lets workers of both roles bid for it"
 """Why a prompt is queued although a soft-roled worker could begin it: each of them knows best what it would
 stall, and late binding costs less than a wrong guess."""
 
