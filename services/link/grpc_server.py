@@ -80,23 +80,26 @@ class GrpcGatewayLink:
 
     async def run(self, context: Context) -> None:
         """Carry messages both ways until one side ends the link."""
-        tasks = {
+        read, write, drop = (
             asyncio.create_task(work, name=f"link:{self.gateway_id}:{name}")
             for name, work in (
                 ("read", self._read(context)),
                 ("write", self._write(context)),
                 ("drop", self._wait_dropped()),
             )
-        }
+        )
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait((read, write, drop), return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         finally:
             self.end(flush=False)
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            read.cancel()
+            drop.cancel()
+            # The call's status cannot be sent beside a message: the gateway would never hear of the end.
+            await asyncio.wait((write,), timeout=self._settings.close_timeout_s)
+            write.cancel()
+            await asyncio.gather(read, write, drop, return_exceptions=True)
 
     async def _read(self, context: Context) -> None:
         while isinstance(data := await context.read(), bytes):

@@ -5,6 +5,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import cast
 
 import grpc
 import pytest
@@ -12,10 +13,11 @@ import pytest
 from services.domain.errors import BodyTooLarge, ConfigurationInvalid, WorkerLost
 from services.domain.link import Hello, StartDecode, ToWorker
 from services.link.grpc_client import GrpcDialer
-from services.link.grpc_server import GrpcLinkServer
+from services.link.grpc_server import Context, GrpcGatewayLink, GrpcLinkServer
 from services.link.port import GatewayLink
 from services.link.settings import LinkSettings, join_address
 from services.link.transport import ATTACH, SERVICE
+from services.runtime.clock import run_virtual
 from services.wire.codec import encode_to_worker
 from tests.link.rigs import GATEWAY, Endpoint, GrpcWorld, accepted, cancel, collect, joined, read
 from tests.wire.samples import REQUEST
@@ -152,6 +154,47 @@ def test_a_failing_endpoint_loses_the_link(caplog: pytest.LogCaptureFixture) -> 
 
     GrpcWorld().run(scenario())
     assert "a bug" in caplog.text
+
+
+class SlowCall:
+    """A call whose gateway says nothing, and to which a message takes as long as one likes."""
+
+    def __init__(self) -> None:
+        self.writing, self.may_go = asyncio.Event(), asyncio.Event()
+        self.was_cut_off = False
+
+    async def read(self) -> bytes:
+        """Wait for ever."""
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def write(self, _data: bytes) -> None:
+        """Write until it is let go."""
+        self.writing.set()
+        try:
+            await self.may_go.wait()
+        except asyncio.CancelledError:
+            self.was_cut_off = True
+            raise
+
+
+def test_a_link_ends_behind_the_message_that_is_being_written() -> None:
+    """A call's status that is sent beside a message is lost, and its gateway would wait for ever."""
+
+    async def scenario() -> None:
+        endpoint, call = Endpoint(), SlowCall()
+        link = GrpcGatewayLink(GATEWAY, endpoint, LinkSettings())
+        link.send(accepted(1))
+        running = asyncio.ensure_future(link.run(cast(Context, call)))
+        await call.writing.wait()
+        link.end(flush=False)
+        await asyncio.sleep(0.1)
+        call.may_go.set()
+        await running
+        assert not call.was_cut_off
+        assert endpoint.kinds == ["closed"]
+
+    run_virtual(scenario())
 
 
 def test_a_message_too_large_is_refused_and_the_link_goes_on() -> None:
