@@ -298,7 +298,9 @@ class Conductor:
                 life = self._reach.attempts.get(request_id)
                 if life is not None:
                     life.post(message)
-            case Welcome() | Goodbye():
+            case Goodbye():
+                self.router.fold_goodbye(worker_id)
+            case Welcome():
                 pass  # the status says the same to every gateway
 
     def _accepted(self, request_id: RequestId) -> None:

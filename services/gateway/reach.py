@@ -49,8 +49,9 @@ class Reach:
         return self.links.unlinked(tuple(v.worker_id for v in self.router.fleet.workers()))
 
     def unreliable(self) -> tuple[WorkerId, ...]:
-        """Workers of the fleet that cannot be spoken to now, or whose engine just failed."""
-        return (*self.unlinked(), *self.router.quarantined(self.clock.now_s()))
+        """Workers of the fleet that cannot be spoken to now, that drain, or whose engine just failed."""
+        router = self.router
+        return (*self.unlinked(), *router.leaving(), *router.quarantined(self.clock.now_s()))
 
     def answer_offer(self, life: Life, *, taken: bool, pulled: bool) -> None:
         """Tell the prefill worker what became of its handoff, if it waits for that."""

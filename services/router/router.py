@@ -59,6 +59,8 @@ class Router:
         """Gone from the bus and still linked."""
         self._failures: dict[WorkerId, tuple[EngineEpoch, float]] = {}
         """Engines that failed, and when."""
+        self._leaving: dict[WorkerId, WorkerStatus] = {}
+        """Workers that said that they drain, with the last status before that."""
         self.trimmed_blocks = 0
         """Blocks dropped from the index since its start because a worker claimed more than it can hold."""
 
@@ -97,6 +99,20 @@ class Router:
         view = self.fleet.get(worker_id)
         if view is not None:
             self._failures[worker_id] = (view.status.epoch, now_s)
+
+    def fold_goodbye(self, worker_id: WorkerId) -> None:
+        """Take that a worker said itself that it drains: the bus may tell so much later, or not at all."""
+        view = self.fleet.get(worker_id)
+        if view is not None:
+            self._leaving[worker_id] = view.status
+
+    def leaving(self) -> tuple[WorkerId, ...]:
+        """Workers that said goodbye and did not say since that they are ready, ordered."""
+        for worker_id, known in tuple(self._leaving.items()):
+            view = self.fleet.get(worker_id)
+            if view is None or (view.ready and view.status != known):
+                del self._leaving[worker_id]
+        return tuple(sorted(self._leaving))
 
     def quarantined(self, now_s: float) -> tuple[WorkerId, ...]:
         """Workers whose engine failed of late and was not replaced since, ordered."""

@@ -128,3 +128,15 @@ def test_a_worker_is_able_when_no_filter_objects(
     able, excluded = sift((view,), need)
     assert bool(able) == (not objections(need) or not objections(replace(need, stale_after_s=inf)))
     assert [why for _, why in excluded] == ([] if able else objections(need)[:1])
+
+
+def test_a_goodbye_counts_until_the_worker_is_ready_again() -> None:
+    """A draining worker says so over its link; the bus may still call it ready."""
+    router = router_of(worker("a", DECODE), worker("b", DECODE))
+    router.fold_goodbye(WorkerId("a"))
+    router.fold_goodbye(WorkerId("never seen"))
+    assert router.leaving() == ("a",)
+    router.fold_status(worker("a", DECODE, lifecycle=Lifecycle.DRAINING, sequence=2), 1.0)
+    assert router.leaving() == ("a",)
+    router.fold_status(worker("a", DECODE, epoch="e2"), 2.0)
+    assert router.leaving() == ()
