@@ -21,8 +21,8 @@ from services.router.sifting import sift, wait_for_room_s
 from services.router.way import tie
 from services.router.worker_view import WorkerView, hash64
 
-LEFT_FREE = "it is left free to prefill, others decode"
-"""What is said of a soft-roled worker that should not decode."""
+FILLED_LATER = "another is filled up first, so that as many as possible are free to prefill"
+"""What is said of a worker that sequences do not go to as long as another soft-roled one has room."""
 
 
 class _Seat(NamedTuple):
@@ -106,7 +106,7 @@ def place_decode(
         seat.candidate(f"its wait of {seat.wait_s:.1f} s is longer than {settings.wait_max_s:g} s")
         for seat in late[: room - len(kept)]
     ]
-    kept += [seat.candidate(LEFT_FREE) for seat in spared[: room - len(kept)]]
+    kept += [seat.candidate(FILLED_LATER) for seat in spared[: room - len(kept)]]
     others = sorted((view.worker_id, why) for view, why in excluded)
     kept += [DecodeCandidate(worker_id=w, excluded=why) for w, why in others[: room - len(kept)]]
     return DecodePlacement(
@@ -186,6 +186,7 @@ def _reason(seats: list[_Seat], spared: list[_Seat], holder_id: WorkerId | None)
     if len(seats) > 1:
         text += f"; next best is {seats[1].worker_id} at a cost of {seats[1].cost_s * 1000:.3g} ms "
         text += f"against {best.cost_s * 1000:.3g} ms"
-    if spared:
-        text += f"; {len(spared)} others are left free to prefill"
+    free_count = sum(seat.is_soft and not seat.running_count for seat in spared)
+    if free_count:
+        text += f"; {free_count} others stay free to prefill"
     return text

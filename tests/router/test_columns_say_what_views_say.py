@@ -23,18 +23,11 @@ from services.router.settings import RouterSettings
 from services.router.sifting import sift, sift_lineup
 from services.router.waits import room_waits_s
 from tests.router.scenery import BOTH, DECODE, LIMITS, MODEL, PREFILL, SPEED, query, worker
+from tests.router.test_decisions_are_functions import LOADS
 
 BENT = replace(SPEED, prefill_square_s=4e-10, decode_context_square_s=-1e-12, decode_least_s=6e-3)
 MODELS = st.sampled_from((SPEED, BENT, PRESETS["h200-llama-3.1-8b-fp8"], PRESETS["dynamo-mocker"]))
 BUDGETS = st.sampled_from((97, 512, 2048, 8192))
-LOADS = st.builds(
-    WorkerLoad,
-    running_count=st.integers(0, 40),
-    running_context_tokens=st.integers(0, 50_000),
-    waiting_count=st.integers(0, 4),
-    waiting_prefill_tokens=st.integers(0, 20_000),
-    kv_used_blocks=st.integers(0, 4096),
-)
 STATUSES = st.builds(
     lambda name, phases, load, model, budget, lifecycle: worker(
         f"w{name}",
