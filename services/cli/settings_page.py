@@ -38,7 +38,8 @@ This page is made from the code by `.venv/bin/python -m services.cli.pages`; a t
 - `baton up`, `baton demo` and `baton settings` read one YAML file (`--config FILE`) and flags; flags win.
 - `baton settings` prints what a cluster would run with, defaults included, and starts nothing. What it prints
   can be given to `--config` again.
-- `baton worker`, `baton gateway` and `baton router` each read one YAML or JSON file (`--settings FILE`).
+- `baton worker`, `baton gateway` and `baton router` each read one YAML or JSON file (`--settings FILE`);
+  `--set KEY=VALUE` sets single keys of it, such as `link.advertised_host=10.0.0.7`.
   `baton up` writes these files for the processes it starts; `--run-folder DIR` keeps them to look at.
 - An unknown key or an impossible value refuses the start: exit code 2 and a message that names the key.
   Nothing is clamped. Rules that span several keys are told by the message too.

@@ -21,8 +21,6 @@ from services.runtime.telemetry import start_logging
 
 log = logging.getLogger(__name__)
 
-LOOPBACK = "127.0.0.1"
-
 
 def run(settings: RouterProcessSettings) -> int:
     """Run a router until a signal; returns the exit code."""
@@ -39,7 +37,7 @@ async def _run(settings: RouterProcessSettings) -> int:
     router_id = GatewayId(f"router-{secrets.token_hex(6)}")
     try:
         if settings.metrics_port is not None:
-            port = probe.serve(LOOPBACK, settings.metrics_port)
+            port = probe.serve(settings.link.host, settings.metrics_port)
             log.info("metrics on port %d", port)
             if settings.ports_file is not None:
                 write_ports(Path(settings.ports_file), (port,))

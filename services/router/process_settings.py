@@ -21,7 +21,7 @@ class RouterProcessSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=T
     link: LinkSettings = LinkSettings()
 
     metrics_port: int | None = 0
-    """Port of `/metrics`, `/health/live` and `/health/ready` on loopback; 0 chooses one, none
+    """Port of `/metrics`, `/health/live` and `/health/ready` on the link's host; 0 chooses one, none
     serves none."""
 
     ports_file: str | None = None

@@ -7,7 +7,7 @@ Not here: the settings themselves; each room owns its own struct.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,6 +18,7 @@ from services.domain.errors import ConfigurationInvalid
 
 S = TypeVar("S", bound=msgspec.Struct)
 
+_LITERAL = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?|true|false|null")
 _AT_PATH = re.compile(r"^(?P<what>.*?)(?: - at `\$(?P<path>.*)`)?$", re.DOTALL)
 
 
@@ -59,6 +60,43 @@ def read_yaml(path: Path) -> dict[str, object]:
     if not isinstance(loaded, dict) or not all(isinstance(k, str) for k in loaded):
         raise ConfigurationInvalid(key=str(path), message=f"{path}: must be a mapping of names to values")
     return loaded
+
+
+def override(values: dict[str, object], assignments: Sequence[str]) -> dict[str, object]:
+    """Set single keys of a mapping that was read from a file, for what only the place of a process knows.
+
+    Args:
+        values: as `read_yaml` gives them; changed in place.
+        assignments: KEY=VALUE, a dot between the parts of a key and a number for an entry of a list. A
+            number, true, false and null are what they are in JSON; everything else is text.
+
+    Returns:
+        The same mapping.
+
+    Raises:
+        ConfigurationInvalid: an assignment has no "=", or its key leads through what is no section.
+    """
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not (key and equals):
+            raise ConfigurationInvalid(key="--set", message=f"--set: {assignment!r} is not KEY=VALUE")
+        value = msgspec.json.decode(text) if _LITERAL.fullmatch(text) else text
+        *way, last = key.split(".")
+        at: object = values
+        for part in way:
+            at = _step(at, part, key)
+        if not isinstance(at, dict):
+            raise ConfigurationInvalid(key=key, message=f"--set: {key}: {last!r} is no key of a section")
+        at[last] = value
+    return values
+
+
+def _step(at: object, part: str, key: str) -> object:
+    if isinstance(at, dict):
+        return at.setdefault(part, {})
+    if isinstance(at, list) and part.isdecimal() and int(part) < len(at):
+        return at[int(part)]
+    raise ConfigurationInvalid(key=key, message=f"--set: {key}: there is no {part!r} on the way")
 
 
 def dump_json(settings: msgspec.Struct) -> bytes:

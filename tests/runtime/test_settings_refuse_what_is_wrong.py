@@ -6,7 +6,7 @@ import pytest
 
 from services.cluster.settings import ClusterSettings
 from services.domain.errors import ConfigurationInvalid
-from services.runtime.settings import dump_json, parse, read_yaml
+from services.runtime.settings import dump_json, override, parse, read_yaml
 
 
 @pytest.mark.parametrize(
@@ -56,3 +56,34 @@ def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
     empty = tmp_path / "empty.yaml"
     empty.write_text("")
     assert parse(ClusterSettings, read_yaml(empty), source="empty") == ClusterSettings()
+
+
+def test_single_keys_are_set_over_a_file() -> None:
+    """What only a pod knows is put in at any depth, in lists too, with the type JSON gives it."""
+    values: dict[str, object] = {"workers": [{"worker_id": "w"}], "link": {"port": 7000}}
+    override(
+        values,
+        ["workers.0.worker_id=pod-1", "link.advertised_host=10.0.0.7", "bus.replicas=3", "ports_file=null"],
+    )
+    assert values == {
+        "workers": [{"worker_id": "pod-1"}],
+        "link": {"port": 7000, "advertised_host": "10.0.0.7"},
+        "bus": {"replicas": 3},
+        "ports_file": None,
+    }
+
+
+@pytest.mark.parametrize("text", ["1e5", "007", "1.2.3.4", "::1", "True", "", "a=b", "-"])
+def test_what_is_no_json_literal_stays_text(text: str) -> None:
+    """A pod's name or address is never taken for a number."""
+    assert override({}, [f"key={text}"]) == {"key": text}
+
+
+@pytest.mark.parametrize(
+    "assignment",
+    ["link", "=x", "workers.1.worker_id=x", "workers.first.worker_id=x", "workers.0=x", "name.a=x"],
+)
+def test_an_assignment_that_leads_nowhere_is_refused(assignment: str) -> None:
+    """A key is never invented inside a list or a plain value; the message repeats the assignment's key."""
+    with pytest.raises(ConfigurationInvalid, match="--set"):
+        override({"workers": [{}], "name": "n"}, [assignment])
