@@ -43,6 +43,17 @@ def parse(kind: type[S], values: Mapping[str, object], *, source: str) -> S:
         raise ConfigurationInvalid(key=key or "?", message=f"{source}: {key or 'settings'}: {what}") from None
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML as of version 1.2, and so JSON, where numbers are concerned: PyYAML takes 1e-9 for text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$"),
+    list("-+.0123456789"),
+)
+
+
 def read_yaml(path: Path) -> dict[str, object]:
     """Read a YAML mapping.
 
@@ -50,7 +61,7 @@ def read_yaml(path: Path) -> dict[str, object]:
         ConfigurationInvalid: the file is missing, no YAML, or no mapping.
     """
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        loaded = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506  # a SafeLoader
     except OSError as error:
         raise ConfigurationInvalid(key=str(path), message=f"{path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -58,6 +58,14 @@ def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
     assert parse(ClusterSettings, read_yaml(empty), source="empty") == ClusterSettings()
 
 
+@pytest.mark.parametrize("text", ["1e-9", "5e10", "-2E+3", "2.5e-7", ".5e1", "7.e2"])
+def test_a_number_with_an_exponent_is_a_number(tmp_path: Path, text: str) -> None:
+    """JSON writes small numbers so, and performance models are made of them."""
+    file = tmp_path / "settings.json"
+    file.write_text(f'{{"value": {text}, "name": "1e5x", "count": 7}}', encoding="utf-8")
+    assert read_yaml(file) == {"value": float(text), "name": "1e5x", "count": 7}
+
+
 def test_single_keys_are_set_over_a_file() -> None:
     """What only a pod knows is put in at any depth, in lists too, with the type JSON gives it."""
     values: dict[str, object] = {"workers": [{"worker_id": "w"}], "link": {"port": 7000}}
