@@ -7,26 +7,25 @@ Not here: prices (`services.router.ways`), the choice (`services.router.placemen
 (`services.router.refusal`).
 """
 
-from dataclasses import dataclass
 from math import inf
+from typing import NamedTuple
 
 import numpy as np
 
-from services.domain.placement import Candidate, PlacementQuery
+from services.domain.placement import PlacementQuery
 from services.domain.request import is_batch
 from services.domain.slo import Margins
-from services.router.lineup import Column, Mask
+from services.router.columns import Column, Mask
 from services.router.refusal import Bar, Barred
 from services.router.settings import RouterSettings
-from services.router.way import Ways
+from services.router.way import Taken, Ways, number_at
 
 WAIT_FLOOR_FRAC = 0.25
 """Wait that is always allowed, in TTFT targets: a prompt whose own prefill takes longer than the target
 would otherwise never be let in under overload."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bounds:
+class Bounds(NamedTuple):
     """The bounds of one query.
 
     Attributes:
@@ -81,9 +80,14 @@ class Bounds:
         """Longest predicted TTFT, of interactive requests under overload."""
         return self.ttft_target_s * (1.0 if self.margins is None else self.margins.ttft_frac)
 
-    def predicted_s(self, way: Candidate) -> float:
-        """Seconds until the last token, if the output is as long as expected."""
-        return way.ttft_s + self.tail_tokens * way.tpot_s
+    def predicted_s(self, ttft_s: float, tpot_s: float) -> float:
+        """Seconds until the last token, if the output is as long as expected.
+
+        Args:
+            ttft_s: until the first one.
+            tpot_s: time per token after it.
+        """
+        return ttft_s + self.tail_tokens * tpot_s
 
     def good(self, ways: Ways) -> Mask | None:
         """Tell the ways that serve the request well; None when all do.
@@ -108,36 +112,58 @@ class Bounds:
             ways: all.
             barred: those that could be gone, but not well; shape [places].
         """
-        predicted_s = ways.ttft_s + self.tail_tokens * ways.tpot_s
         over_s = ways.wait_s - self._waits_max_s(ways)
         late = barred & (over_s > 0.0)
-        missed = np.zeros_like(barred)
-        if self.deadline_s is not None:
-            missed = barred & ~late & (predicted_s > self.deadline_s)
-        idle_s = predicted_s - ways.wait_s
+        others = barred & ~late
         asked: list[tuple[Mask, Column]] = [(late, over_s)]
-        asked += [(missed, number_s) for number_s in (predicted_s, idle_s, ways.wait_s)]
+        if self.deadline_s is not None:
+            predicted_s = ways.ttft_s + self.tail_tokens * ways.tpot_s
+            missed = others & (predicted_s > self.deadline_s)
+            if np.count_nonzero(missed):
+                others &= ~missed
+                idle_s = predicted_s - ways.wait_s
+                asked += [(missed, number_s) for number_s in (predicted_s, idle_s, ways.wait_s)]
         if ways.room_s is not None:
-            asked.append((barred & ~late & ~missed, ways.room_s))
-        places = [int(np.where(mask, number_s, inf).argmin()) for mask, number_s in asked if mask.any()]
+            asked.append((others, ways.room_s))
+        places = [
+            int(np.where(mask, number_s, inf).argmin()) for mask, number_s in asked if np.count_nonzero(mask)
+        ]
+        taken = ways.take(places)
         return [
             Barred(
-                bar=self.bar(way),
-                wait_s=way.wait_s,
-                wait_max_s=self.wait_max_s(way.ttft_s - way.wait_s),
-                room_s=0.0 if ways.room_s is None else float(ways.room_s[place]),
-                predicted_s=self.predicted_s(way),
+                bar=self.bar(taken, i),
+                wait_s=number_at(taken.wait_s, i),
+                wait_max_s=self._wait_max_of_s(taken, i),
+                room_s=number_at(taken.room_s, i),
+                predicted_s=self._end_of_s(taken, i),
             )
-            for place, way in zip(places, ways.candidates(places), strict=True)
+            for i in range(len(places))
         ]
 
-    def bar(self, way: Candidate) -> Bar:
+    def bar(self, taken: Taken, index: int) -> Bar:
         """Name the first thing that is wrong with a way that is not good."""
-        if way.wait_s > self.wait_max_s(way.ttft_s - way.wait_s):
+        if number_at(taken.wait_s, index) > self._wait_max_of_s(taken, index):
             return Bar.LATE
-        if self.deadline_s is not None and self.predicted_s(way) > self.deadline_s:
+        if self.deadline_s is not None and self._end_of_s(taken, index) > self.deadline_s:
             return Bar.DEADLINE
         return Bar.FULL
+
+    def objection(self, taken: Taken, index: int) -> str:
+        """Say what is wrong with a way that is not good."""
+        match self.bar(taken, index):
+            case Bar.LATE:
+                longest_s = max(0.0, self._wait_max_of_s(taken, index))
+                return f"its wait of {number_at(taken.wait_s, index):.2f} s is longer than {longest_s:.2f} s"
+            case Bar.FULL:
+                return f"decode has no room for it before {number_at(taken.room_s, index):.2f} s"
+            case Bar.DEADLINE:
+                return f"its end in {self._end_of_s(taken, index):.2f} s is after the deadline"
+
+    def _wait_max_of_s(self, taken: Taken, index: int) -> float:
+        return self.wait_max_s(number_at(taken.ttft_s, index) - number_at(taken.wait_s, index))
+
+    def _end_of_s(self, taken: Taken, index: int) -> float:
+        return self.predicted_s(number_at(taken.ttft_s, index), number_at(taken.tpot_s, index))
 
     def _waits_max_s(self, ways: Ways) -> Column | float:
         if self.burst_wait_s is not None or self.batch:
@@ -145,20 +171,3 @@ class Bounds:
         floor_s = self.ttft_target_s * WAIT_FLOOR_FRAC
         solo_s = ways.ttft_s - ways.wait_s
         return np.maximum(self.ttft_max_s - solo_s, floor_s) - self.waited_s
-
-    def objections(self, ways: Ways, places: list[int]) -> list[str]:
-        """Say what is wrong with ways that are not good."""
-        return [
-            self._objection(way, 0.0 if ways.room_s is None else float(ways.room_s[place]))
-            for place, way in zip(places, ways.candidates(places), strict=True)
-        ]
-
-    def _objection(self, way: Candidate, room_s: float) -> str:
-        match self.bar(way):
-            case Bar.LATE:
-                longest_s = self.wait_max_s(way.ttft_s - way.wait_s)
-                return f"its wait of {way.wait_s:.2f} s is longer than {max(0.0, longest_s):.2f} s"
-            case Bar.FULL:
-                return f"decode has no room for it before {room_s:.2f} s"
-            case Bar.DEADLINE:
-                return f"its end in {self.predicted_s(way):.2f} s is after the deadline"

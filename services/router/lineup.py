@@ -2,8 +2,8 @@
 
 Comes in: worker views as they change, departures. Goes out: for each number that a decision asks of a worker
 one array over the workers that decode, then those that prefill. Invariant: a column holds what the view of
-its worker holds, as a float (exact: counts stay far below 2**53); which place a worker has says nothing.
-Not here: what is computed from them (`services.router.ways`).
+its worker holds; which place a worker has says nothing.
+Not here: the numbers (`services.router.columns`), what is computed from them (`services.router.ways`).
 """
 
 from dataclasses import dataclass
@@ -11,125 +11,23 @@ from math import inf
 from typing import cast
 
 import numpy as np
-import numpy.typing as npt
 
 from services.domain.ids import WorkerId
-from services.domain.performance import PerformanceModel
-from services.domain.worker import Phase, WorkerLimits
+from services.domain.worker import Phase
+from services.router.columns import (
+    LOADS_COUNT,
+    TRAITS_COUNT,
+    Column,
+    Loads,
+    Mask,
+    Part,
+    Places,
+    Ties,
+    Traits,
+    loads_of,
+    traits_of,
+)
 from services.router.worker_view import WorkerView
-
-Column = npt.NDArray[np.float64]
-"""Shape [places]."""
-Number = Column | float
-"""A column, or one number when it is the same at all places: several times as cheap to compute with."""
-Mask = npt.NDArray[np.bool_]
-Places = npt.NDArray[np.intp]
-Ties = npt.NDArray[np.uint64]
-
-
-def larger(one: Number, other: Number) -> Number:
-    """Take the larger of two numbers, place by place."""
-    if isinstance(one, float) and isinstance(other, float):
-        return max(one, other)
-    return np.maximum(one, other)
-
-
-@dataclass(frozen=True, slots=True)
-class Loads:
-    """What changes with each status and placement; see `WorkerView`."""
-
-    seen_at_s: Column
-    """Not a number where the worker takes no new work: then no comparison with it holds."""
-    sequence_count: Column
-    running_count: Column
-    is_idle: Column
-    """1 where nothing decodes, else 0."""
-    used_blocks: Column
-    free_blocks: Column
-    backlog_s: Column
-    step_s: Column
-    slowdown: Column
-
-
-@dataclass(frozen=True, slots=True)
-class Traits:
-    """What stays while an engine lives; one number each when all workers of the model are equal."""
-
-    block_size_tokens: Number
-    sequences_max: Number
-    step_tokens_max: Number
-    holds_tokens_max: Number
-    kv_bytes_per_token: Number
-    prefill_step_s: Number
-    prefill_token_s: Number
-    prefill_attention_s: Number
-    prefill_square_s: Number
-    full_step_s: Number
-    """A prefill step that uses its whole budget, without what each chunk adds by itself."""
-    decode_first_s: Number
-    """A decode step of one sequence, its context not counted."""
-    decode_second_s: Number
-    """The same of two sequences."""
-    decode_context_token_s: Number
-    decode_context_square_s: Number
-    decode_least_s: Number
-    decode_shortest_s: Number
-    """A decode step of one sequence without context."""
-    handoff_s: Number
-    transfer_bytes_per_s: Number
-
-
-_LOADS_COUNT = len(Loads.__dataclass_fields__)
-_TRAITS_COUNT = len(Traits.__dataclass_fields__)
-
-
-def _loads(view: WorkerView) -> tuple[float, ...]:
-    """One worker's numbers, in the order of `Loads`."""
-    return (
-        view.seen_at_s if view.ready else np.nan,
-        view.sequence_count,
-        view.running_count,
-        not view.running_count,
-        view.used_blocks,
-        view.free_blocks,
-        view.backlog_s,
-        view.step_s,
-        view.slowdown,
-    )
-
-
-def _traits(limits: WorkerLimits, performance: PerformanceModel) -> tuple[float, ...]:
-    """One worker's numbers, in the order of `Traits`."""
-    p, budget = performance, limits.step_tokens_max
-    return (
-        limits.block_size_tokens,
-        limits.sequences_max,
-        budget,
-        min(limits.context_tokens_max, limits.kv_blocks * limits.block_size_tokens),
-        limits.kv_bytes_per_token,
-        p.prefill_step_s,
-        p.prefill_token_s,
-        p.prefill_attention_s,
-        p.prefill_square_s,
-        p.steps_s(tokens=budget, step_tokens_max=budget),
-        p.decode_step_s + p.decode_sequence_s,
-        p.decode_step_s + p.decode_sequence_s * 2,
-        p.decode_context_token_s,
-        p.decode_context_square_s,
-        p.decode_least_s,
-        p.decode_s(sequence_count=1, context_tokens=0),
-        p.handoff_s,
-        p.transfer_bytes_per_s,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Neighbouring places: the decoders, the prefillers, or both one after the other."""
-
-    count: int
-    loads: Loads
-    traits: Traits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +57,7 @@ class Lineup:
 
     def __init__(self) -> None:
         self._reach = 8  # places on either side of the middle
-        self._table = np.zeros((_LOADS_COUNT + _TRAITS_COUNT, 2 * self._reach))
+        self._table = np.zeros((LOADS_COUNT + TRAITS_COUNT, 2 * self._reach))
         self._seeds = np.zeros(2 * self._reach, dtype=np.uint64)
         self._numbers_at = np.zeros(2 * self._reach, dtype=np.intp)
         self._views: dict[Phase, list[WorkerView]] = {Phase.DECODE: [], Phase.PREFILL: []}
@@ -202,7 +100,7 @@ class Lineup:
             elif self._views[phase][rank].speed != view.speed:
                 self._fill(view, phase, rank)
             self._views[phase][rank] = view
-            self._table[:_LOADS_COUNT, self._slot(phase, rank)] = _loads(view)
+            self._table[:LOADS_COUNT, self._slot(phase, rank)] = loads_of(view)
         self._oldest_s = min(self._oldest_s, view.seen_at_s if view.ready else -inf)
 
     def drop(self, view: WorkerView) -> None:
@@ -254,8 +152,8 @@ class Lineup:
         return rank
 
     def _fill(self, view: WorkerView, phase: Phase, rank: int) -> None:
-        traits = _traits(view.limits, view.status.performance)
-        self._table[_LOADS_COUNT:, self._slot(phase, rank)] = traits
+        traits = traits_of(view.limits, view.status.performance)
+        self._table[LOADS_COUNT:, self._slot(phase, rank)] = traits
         self._sight = None
 
     def _look(self) -> Sight:
@@ -268,8 +166,8 @@ class Lineup:
             rows = cast(list[Column], list(self._table[:, first:last]))
             return Part(
                 last - first,
-                Loads(*rows[:_LOADS_COUNT]),
-                Traits(*(self._table[_LOADS_COUNT:, begin].tolist() if equal else rows[_LOADS_COUNT:])),
+                Loads(*rows[:LOADS_COUNT]),
+                Traits(*(self._table[LOADS_COUNT:, begin].tolist() if equal else rows[LOADS_COUNT:])),
             )
 
         everyone, decoders = part(begin, end), part(begin, middle)

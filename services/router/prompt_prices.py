@@ -7,15 +7,17 @@ Not here: waiting and choosing (`services.router.ways`).
 """
 
 from math import inf
-from typing import cast
 
 import numpy as np
 
-from services.router.lineup import Column, Mask, Number, Traits
+from services.router.columns import Column, Number, Traits, rounded_up
 
 
 class PromptPrices:
-    """A prompt's prefill at each worker, in the steps that its budget cuts it into."""
+    """A prompt's prefill at each worker, in the steps that its budget cuts it into: full ones, then the last.
+
+    The last step has from one token to a whole budget, so that there always is one.
+    """
 
     def __init__(self, traits: Traits, *, prompt_tokens: int, cached_tokens: Number, bends: bool) -> None:
         """Price the whole prefill.
@@ -26,79 +28,65 @@ class PromptPrices:
             cached_tokens: leading tokens whose KV exists, below the whole.
             bends: whether a performance model has a square of its own.
         """
-        self._traits, self._bends = traits, bends
-        budget = traits.step_tokens_max
-        cached = cached_tokens
-        new = prompt_tokens - cached
-        full = new // budget
-        filled = full * budget
-        rest = new - filled
-        part = rest > 0.0
-        self.step_count = cast(Number, full + part)
-        steps_s: Number = self.step_count * traits.prefill_step_s
+        t, budget = traits, traits.step_tokens_max
+        self._traits, self._cached = traits, cached_tokens
+        self.new_tokens: Number = prompt_tokens - cached_tokens
+        self._full_count = rounded_up(self.new_tokens / budget) - 1.0
+        last = self.new_tokens - self._full_count * budget
+        # Tokens of the last step attend to the whole prompt, but for half of their own.
+        each_s = (prompt_tokens * t.prefill_attention_s + t.prefill_token_s) - last * (
+            t.prefill_attention_s / 2.0
+        )
+        last_s: Number = last * each_s + t.prefill_step_s
         if bends:
-            steps_s = steps_s + (filled * budget + rest * rest) * traits.prefill_square_s
-        self.new_tokens = new
-        self.total_s: Number = steps_s + _chunk_s(traits, new, cached)
-        self._cached, self._filled, self._rest, self._part = cached, filled, rest, part
-        self._full: Number = full
+            last_s = last_s + last * last * t.prefill_square_s
+        half_s = self._growth_s() / 2.0
+        mean_s = self._full_count * half_s + (self._first_s() - half_s)
+        self._full_s: Number = self._full_count * mean_s
+        self._last_s = last_s
+        self.total_s: Number = self._full_s + last_s
 
-    def stall_s(self, *, decode_step_s: Column, tpot_s: float, running: Mask) -> Column:
+    @property
+    def step_count(self) -> Number:
+        """How many steps it takes."""
+        return self._full_count + 1.0
+
+    def stall_s(self, *, decode_step_s: Column, tpot_s: float) -> Column:
         """Time that one running request loses beyond its target while the prompt is computed.
 
-        Steps that miss the target without the prompt lose only what the prompt adds.
+        Steps that miss the target without the prompt lose only what the prompt adds; steps that keep it
+        lose nothing.
 
         Args:
             decode_step_s: the decode part of each step, s.
             tpot_s: what a step may take, s.
-            running: where there is a running request; elsewhere anything comes out.
         """
         slack_s = np.maximum(0.0, tpot_s - decode_step_s)
-        whole_s: Column = self.total_s - slack_s * self.step_count
-        first_s, last_s = self._first_s(), self._last_s()
-        late = slack_s <= self._least_s(first_s, last_s)
-        if np.count_nonzero(late) == len(late) or np.count_nonzero(late | ~running) == len(late):
-            return whole_s
-        return np.where(late, whole_s, self._some_s(slack_s, first_s, last_s))
-
-    def _first_s(self) -> Number:
-        t, budget = self._traits, self._traits.step_tokens_max
-        return t.full_step_s + _chunk_s(t, budget, self._cached)
-
-    def _least_s(self, first_s: Number, last_s: Number) -> Column | float:
-        """The shortest of all steps."""
-        if isinstance(self._full, np.ndarray):
-            first_s = np.where(self._full > 0.0, first_s, inf)
-            least_s: Column = np.minimum(first_s, np.where(self._part, last_s, inf))
-            return least_s
-        return min(float(first_s) if self._full else inf, float(last_s) if self._part else inf)
-
-    def _last_s(self) -> Number:
-        t, rest = self._traits, self._rest
-        steps_s = t.prefill_step_s
-        if self._bends:
-            steps_s = steps_s + rest * rest * t.prefill_square_s
-        return steps_s + _chunk_s(t, rest, self._cached + self._filled)
-
-    def _some_s(self, slack_s: Column, first_s: Number, last_s: Number) -> Column:
-        """Where some steps keep the target: only those count that miss it."""
-        t, full, budget = self._traits, self._full, self._traits.step_tokens_max
-        lost_s: Column = np.where(self._part, np.maximum(0.0, last_s - slack_s), 0.0)
-        if not np.count_nonzero(full):
-            return lost_s
-        second_s = t.full_step_s + _chunk_s(t, budget, self._cached + budget)
-        growth_s = np.where(full > 1.0, second_s - first_s, 0.0)
-        grows = growth_s > 0.0
-        steps = np.ceil((slack_s - first_s) / np.where(grows, growth_s, 1.0))
-        kept = np.where(first_s >= slack_s, 0.0, np.where(grows, np.minimum(full, steps), full))
-        count = full - kept
-        mean_s = first_s + growth_s * (kept + full - 1.0) / 2.0
-        lost_s += count * (mean_s - slack_s)
+        lost_s: Column = self._full_s - slack_s * self._full_count
+        shortest_s = self._traits.full_step_s
+        if isinstance(shortest_s, np.ndarray) or shortest_s < tpot_s:
+            lost_s = self._but_kept_s(lost_s, slack_s)
+        lost_s += np.maximum(0.0, self._last_s - slack_s)
         return lost_s
 
+    def _first_s(self) -> Number:
+        """The first of the full steps."""
+        t = self._traits
+        return self._cached * (t.prefill_attention_s * t.step_tokens_max) + t.full_step_s
 
-def _chunk_s(traits: Traits, tokens: Number, context_tokens: Number) -> Number:
-    """Time that a chunk adds to a step by itself; see `PerformanceModel.chunk_s`."""
-    pairs = tokens * traits.prefill_attention_s * (context_tokens + tokens / 2.0)
-    cost_s: Number = traits.prefill_token_s * tokens + pairs
-    return cost_s
+    def _growth_s(self) -> Number:
+        """What each full step takes more than the one before it."""
+        t = self._traits
+        return t.prefill_attention_s * t.step_tokens_max * t.step_tokens_max
+
+    def _but_kept_s(self, lost_s: Column, slack_s: Column) -> Column:
+        """Leave out the full steps that keep the target: the first ones, for they grow."""
+        first_s, growth_s, count = self._first_s(), self._growth_s(), self._full_count
+        some = (slack_s > first_s) & (count > 0.0)
+        if not np.count_nonzero(some):
+            return lost_s
+        grows = growth_s > 0.0
+        kept = np.where(grows, np.ceil((slack_s - first_s) / np.where(grows, growth_s, 1.0)), inf)
+        kept = np.minimum(count, kept)
+        mean_s = first_s + growth_s * (kept + count - 1.0) / 2.0
+        return np.where(some, (count - kept) * (mean_s - slack_s), lost_s)

@@ -14,6 +14,7 @@ from services.domain.placement import DecodePlacement, DecodeQuery, Path, Placem
 from services.domain.request import is_batch
 from services.domain.task import QueuedTask
 from services.domain.worker import WorkerStatus
+from services.router.account import AccountedPlacement
 from services.router.accuracy import HitRecord, IndexWrong
 from services.router.decode_placement import place_decode
 from services.router.findings import Applied, Folded, GapFound
@@ -204,17 +205,17 @@ class Router:
         )
         if not is_batch(query.priority) and self._is_late(query, outcome):
             self._pressure.fold(query.scope.model, now_s)
-        if isinstance(outcome, Placement):
+        if isinstance(outcome, AccountedPlacement):
             self._remember(query, outcome, now_s)
             if not query.begun:
-                self._roles.fold(query.scope.model, outcome.candidates[0].prefill_s, now_s)
+                self._roles.fold(query.scope.model, outcome.prefill_s, now_s)
         return outcome
 
-    def _is_late(self, query: PlacementQuery, outcome: Placement | Rejected) -> bool:
+    def _is_late(self, query: PlacementQuery, outcome: AccountedPlacement | Rejected) -> bool:
         """Whether more is ahead of a request than its target allows."""
         match outcome:
-            case Placement(candidates=(chosen, *_)):
-                return query.waited_s + chosen.wait_s > self.settings.ttft_target_s
+            case AccountedPlacement(wait_s=wait_s):
+                return query.waited_s + wait_s > self.settings.ttft_target_s
             case Saturated():
                 return True
             case DeadlineUnmeetable(retry_after_s=retry_after_s):

@@ -16,8 +16,9 @@ from services.domain.blocks import blocks_for
 from services.domain.ids import WorkerId
 from services.domain.placement import Path
 from services.domain.worker import Phase
+from services.router.columns import Mask, Part
 from services.router.filters import FILTERS_OF_ENGINE, FILTERS_OF_WORKER, Filter, Need
-from services.router.lineup import Lineup, Mask, Part
+from services.router.lineup import Lineup
 from services.router.prices import room_wait_s
 from services.router.worker_view import WorkerView
 
@@ -118,6 +119,8 @@ class Able:
         Args:
             alone: prefillers whose KV no other worker could decode; shape [prefillers].
         """
+        if self.mask is None and alone is None:
+            return []
         first = self.lineup.sight().decoders.count
         closed = np.zeros(self.lineup.sight().all.count, bool) if self.mask is None else ~self.mask
         if alone is not None:

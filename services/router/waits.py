@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from services.router.lineup import Column, Mask, Number, Part, Traits
+from services.router.columns import Column, Mask, Number, Part, Traits
 from services.router.queue_load import QueueLoad
 
 
@@ -58,18 +58,16 @@ def prefill_room_waits_s(part: Part, prompt_tokens: int) -> Column | None:
 
 def queued_s(
     traits: Traits, queue: QueueLoad, *, prefiller_count: int, bound_tokens: Column | None = None
-) -> Number | None:
-    """Time behind one worker's share of the queue; see `prices.backlog_s`. None with an empty queue.
+) -> Number:
+    """Time behind one worker's share of the queue; see `prices.backlog_s`.
 
     Args:
         traits: of the prefill workers.
-        queue: what waits for any of them.
+        queue: what waits for any of them; at least one token.
         prefiller_count: workers that share it, >= 1.
         bound_tokens: of it, what waits for each of them in particular, shape [prefillers]; they share the
             rest. None without any.
     """
-    if queue.waiting_tokens <= 0:
-        return None
     shared = queue.waiting_tokens / prefiller_count
     each = max(1, round(shared / max(queue.waiting_count / prefiller_count, 1.0)))
     chunk_s = traits.prefill_token_s * each + traits.prefill_attention_s * each * (each / 2)

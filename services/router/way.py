@@ -1,41 +1,26 @@
 """The priced ways of one query, in columns, and single ones taken out of them.
 
-Comes in: columns from `services.router.ways`. Goes out: the best ways in their order, and candidates for the
-record. Invariant: the order is by cost, then by a hash of request and worker, then by name; the best `k` are
-the best of all, not of a sample. Not here: prices (`services.router.ways`).
+Comes in: columns from `services.router.ways`. Goes out: the best ways in their order, and copies of some for
+the record. Invariant: the order is by cost, then by a hash of request and worker, then by name; the best `k`
+are the best of all, not of a sample. Not here: prices (`services.router.ways`).
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, make_dataclass
-from itertools import repeat
+from dataclasses import dataclass
 from math import inf
-from typing import NamedTuple, cast
+from typing import cast
 
 import numpy as np
 
 from services.domain.ids import WorkerId
 from services.domain.placement import Candidate, Path
-from services.router.lineup import Column, Lineup, Mask, Number, Places, Sight, Ties
+from services.router.columns import Column, Mask, Number, Places, Ties
+from services.router.lineup import Lineup, Sight
 
 SPREAD = 0x9E3779B97F4A7C15
 """2**64 / golden ratio, odd (D. Knuth, The Art of Computer Programming, 6.4: multiplicative hashing)."""
 _SPREAD = np.uint64(SPREAD)
 SORTED_MAX = 256
 """Ways up to which sorting all of them is cheaper than finding the best ones first."""
-
-_Draft = make_dataclass("_Draft", [field.name for field in fields(Candidate)], slots=True)
-"""A candidate not yet frozen. A frozen class sets each field through a call, and a decision makes sixteen of
-twelve fields each: filling a draft and then naming its class takes a sixth of the time."""
-
-
-class Glance(NamedTuple):
-    """A way in the numbers that a reason names."""
-
-    path: Path
-    worker_id: WorkerId
-    ttft_s: float
-    harm_s: float
-    harmed_count: int
 
 
 def spread(seeds: Ties, request_seed: int) -> Ties:
@@ -110,55 +95,102 @@ class Ways:
             places = places[cost_s[places] < inf]
         return cast(list[int], (places + part.start).tolist())
 
+    def path(self, place: int) -> Path:
+        """Say which path a place is on."""
+        return Path.LOCAL if place < self.sight.decoders.count else Path.REMOTE
+
     def of_path(self, places: list[int], path: Path) -> list[int]:
         """Keep the places of a path."""
         count, local = self.sight.decoders.count, path is Path.LOCAL
         return [place for place in places if (place < count) is local]
 
-    def glance(self, place: int) -> Glance:
-        """Take of a way what a reason says of it."""
-        return Glance(
-            Path.LOCAL if place < self.sight.decoders.count else Path.REMOTE,
-            self.sight.worker_ids[place],
-            float(self.ttft_s[place]),
-            0.0 if self.harm_s is None else float(self.harm_s[place]),
-            int(self.sight.all.loads.running_count[place]),
-        )
-
-    def candidates(self, at: list[int], excluded: Sequence[str | None] | None = None) -> list[Candidate]:
-        """Turn ways into the domain's records.
+    def take(self, at: list[int]) -> "Taken":
+        """Copy the numbers of some ways.
 
         Args:
             at: their places.
-            excluded: for each why it cannot be chosen; none by default.
         """
-        first, names, places = self.sight.decoders.count, self.sight.worker_ids, np.array(at, dtype=np.intp)
-        held = self.overlap_blocks
-        drafts = map(
-            _Draft,
-            [Path.LOCAL if place < first else Path.REMOTE for place in at],
-            [names[place] for place in at],
-            repeat(0) if held is None else map(int, held[places].tolist()),
-            map(int, _at(self.uncached_tokens, places)),
-            self.wait_s[places].tolist(),
-            _at(self.prefill_s, places),
-            self._transfers_s(at),
-            self.ttft_s[places].tolist(),
-            self.tpot_s[places].tolist(),
-            repeat(0.0) if self.harm_s is None else self.harm_s[places].tolist(),
-            self.cost_s[places].tolist(),
-            excluded or repeat(None),
-        )
-        candidates = list(drafts)
-        for candidate in candidates:
-            candidate.__class__ = Candidate
-        return cast(list[Candidate], candidates)
-
-    def _transfers_s(self, at: list[int]) -> list[float]:
-        first, moved_s = self.sight.decoders.count, self.transfer_s
+        first, places = self.sight.decoders.count, np.array(at, dtype=np.intp)
+        moved_s = self.transfer_s
         if isinstance(moved_s, np.ndarray):
-            return [float(moved_s[place - first]) if place >= first else 0.0 for place in at]
-        return [moved_s if place >= first else 0.0 for place in at]
+            moved_s = np.concatenate((np.zeros(first), moved_s))
+        columns = (
+            self.overlap_blocks,
+            self.uncached_tokens,
+            self.wait_s,
+            self.prefill_s,
+            moved_s,
+            self.ttft_s,
+            self.tpot_s,
+            self.harm_s,
+            self.cost_s,
+            self.sight.all.loads.running_count,
+            self.room_s,
+        )
+        return Taken(
+            [Path.LOCAL if place < first else Path.REMOTE for place in at],
+            [self.sight.worker_ids[place] for place in at],
+            *[column[places] if isinstance(column, np.ndarray) else column or 0.0 for column in columns],
+        )
+
+
+@dataclass(slots=True)
+class Taken:
+    """Some ways taken out of all: copies, that stay as they are whatever becomes of the fleet.
+
+    Numbers have the shape [ways], or are one number when it is the same for all. See `Candidate`.
+    """
+
+    paths: list[Path]
+    worker_ids: list[WorkerId]
+    overlap_blocks: Number
+    uncached_tokens: Number
+    wait_s: Number
+    prefill_s: Number
+    transfer_s: Number
+    """Of remote ways; it says nothing of local ones when it is one number."""
+    ttft_s: Number
+    tpot_s: Number
+    harm_s: Number
+    cost_s: Number
+    running_count: Number
+    """Requests that the worker decodes."""
+    room_s: Number
+    """See `Ways.room_s`."""
+
+    def harmed_count(self, index: int) -> int:
+        """How many requests of its worker a way would stall."""
+        return int(number_at(self.running_count, index))
+
+    def candidate(self, index: int, excluded: str | None = None) -> Candidate:
+        """Write one of them as the domain's record.
+
+        Args:
+            index: which.
+            excluded: why it cannot be chosen.
+        """
+        path = self.paths[index]
+        return Candidate(
+            path=path,
+            worker_id=self.worker_ids[index],
+            overlap_blocks=int(number_at(self.overlap_blocks, index)),
+            uncached_tokens=int(number_at(self.uncached_tokens, index)),
+            wait_s=number_at(self.wait_s, index),
+            prefill_s=number_at(self.prefill_s, index),
+            transfer_s=0.0 if path is Path.LOCAL else number_at(self.transfer_s, index),
+            ttft_s=number_at(self.ttft_s, index),
+            tpot_s=number_at(self.tpot_s, index),
+            harm_s=number_at(self.harm_s, index),
+            cost_s=number_at(self.cost_s, index),
+            excluded=excluded,
+        )
+
+
+def number_at(column: Number | None, index: int) -> float:
+    """Take one number; 0 where there are none."""
+    if column is None:
+        return 0.0
+    return float(column[index]) if isinstance(column, np.ndarray) else column
 
 
 def first_place(cost_s: Column, seeds: Ties, request_seed: int) -> int:
@@ -192,12 +224,3 @@ def _least(cost_s: Column, seeds: Ties, request_seed: int, count: int) -> Places
         places, ties = places[kept], ties[kept]
     best: Places = places[np.lexsort((ties, cost_s[places]))[:count]]
     return best
-
-
-def _at(column: Number, places: Places) -> Iterable[float]:
-    """Take the numbers at some places."""
-    return (
-        cast(list[float], column[places].tolist())
-        if isinstance(column, np.ndarray)
-        else repeat(float(column))
-    )

@@ -95,7 +95,6 @@ def test_a_prompt_costs_the_sum_over_its_steps(
     stalls_s = prices.stall_s(
         decode_step_s=np.array([step_s for _, _, _, step_s in cases]),
         tpot_s=tpot_s,
-        running=np.ones(len(cases), dtype=bool),
     )
     for i, (model, budget, _, decode_step_s) in enumerate(cases):
         done, lost_s, total_s, steps = int(cached[i]), 0.0, 0.0, 0

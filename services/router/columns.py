@@ -1,0 +1,137 @@
+"""Numbers of workers in columns: what changes with each status, and what stays while an engine lives.
+
+Comes in: one worker's view or limits. Goes out: its entries, in the order of the columns. Invariant: an entry
+is what the view says, as a float (exact: counts stay far below 2**53).
+Not here: who stands where in them (`services.router.lineup`).
+"""
+
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+import numpy.typing as npt
+
+from services.domain.performance import PerformanceModel, PrefillChunk
+from services.domain.worker import WorkerLimits
+from services.router.worker_view import WorkerView
+
+Column = npt.NDArray[np.float64]
+"""Shape [places]."""
+Number = Column | float
+"""A column, or one number when it is the same at all places: several times as cheap to compute with."""
+Mask = npt.NDArray[np.bool_]
+Places = npt.NDArray[np.intp]
+Ties = npt.NDArray[np.uint64]
+
+
+def larger(one: Number, other: Number) -> Number:
+    """Take the larger of two numbers, place by place."""
+    if isinstance(one, float) and isinstance(other, float):
+        return max(one, other)
+    return np.maximum(one, other)
+
+
+def rounded_up(number: Number) -> Number:
+    """Round up to whole numbers, place by place."""
+    return np.ceil(number) if isinstance(number, np.ndarray) else float(ceil(number))
+
+
+@dataclass(frozen=True, slots=True)
+class Loads:
+    """What changes with each status and placement; see `WorkerView`."""
+
+    seen_at_s: Column
+    """Not a number where the worker takes no new work: then no comparison with it holds."""
+    sequence_count: Column
+    running_count: Column
+    waiting_count: Column
+    """Sequences accepted that do not decode yet."""
+    is_idle: Column
+    """1 where nothing decodes, else 0."""
+    used_blocks: Column
+    free_blocks: Column
+    backlog_s: Column
+    step_s: Column
+    slowdown: Column
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What stays while an engine lives; one number each when all workers of the model are equal."""
+
+    block_size_tokens: Number
+    sequences_max: Number
+    step_tokens_max: Number
+    holds_tokens_max: Number
+    kv_bytes_per_token: Number
+    prefill_step_s: Number
+    prefill_token_s: Number
+    prefill_attention_s: Number
+    prefill_square_s: Number
+    full_step_s: Number
+    """The shortest prefill step that uses its whole budget: without any token before it."""
+    decode_first_s: Number
+    """A decode step of one sequence, its context not counted."""
+    decode_second_s: Number
+    """The same of two sequences."""
+    decode_context_token_s: Number
+    decode_context_square_s: Number
+    decode_least_s: Number
+    decode_shortest_s: Number
+    """A decode step of one sequence without context."""
+    handoff_s: Number
+    transfer_bytes_per_s: Number
+
+
+LOADS_COUNT = len(Loads.__dataclass_fields__)
+TRAITS_COUNT = len(Traits.__dataclass_fields__)
+
+
+def loads_of(view: WorkerView) -> tuple[float, ...]:
+    """One worker's numbers, in the order of `Loads`."""
+    return (
+        view.seen_at_s if view.ready else np.nan,
+        view.sequence_count,
+        view.running_count,
+        view.sequence_count - view.running_count,
+        not view.running_count,
+        view.used_blocks,
+        view.free_blocks,
+        view.backlog_s,
+        view.step_s,
+        view.slowdown,
+    )
+
+
+def traits_of(limits: WorkerLimits, performance: PerformanceModel) -> tuple[float, ...]:
+    """One worker's numbers, in the order of `Traits`."""
+    p, budget = performance, limits.step_tokens_max
+    return (
+        limits.block_size_tokens,
+        limits.sequences_max,
+        budget,
+        min(limits.context_tokens_max, limits.kv_blocks * limits.block_size_tokens),
+        limits.kv_bytes_per_token,
+        p.prefill_step_s,
+        p.prefill_token_s,
+        p.prefill_attention_s,
+        p.prefill_square_s,
+        p.prefill_s((PrefillChunk(new_tokens=budget, context_tokens=0),)),
+        p.decode_step_s + p.decode_sequence_s,
+        p.decode_step_s + p.decode_sequence_s * 2,
+        p.decode_context_token_s,
+        p.decode_context_square_s,
+        p.decode_least_s,
+        p.decode_s(sequence_count=1, context_tokens=0),
+        p.handoff_s,
+        p.transfer_bytes_per_s,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Neighbouring places: the decoders, the prefillers, or both one after the other."""
+
+    count: int
+    loads: Loads
+    traits: Traits
