@@ -58,6 +58,7 @@ _SCALARS: tuple[tuple[type[shape.Type], str], ...] = (
     (shape.FloatType, "number"),
     (shape.StrType, "text"),
     (shape.NoneType, "null"),
+    (shape.AnyType, "anything"),
 )
 _BOUNDS = (("gt", ">"), ("ge", "≥"), ("lt", "<"), ("le", "≤"))
 _UNITS = (("_per_s", "per second"), ("_s", "s"), ("_us", "µs"), ("_frac", "share"))
@@ -152,7 +153,7 @@ def list_settings(kind: Settings) -> Iterator[Setting]:
         )
     for inner in kind.fields:
         yield Setting(
-            name=inner.name,
+            name=inner.encode_name,
             kind=_describe(inner.type, inner.name),
             default=_render_default(inner),
             meaning=_description(inner.type) or written.get(inner.name) or _meaning_of_held(inner.type),
@@ -245,16 +246,22 @@ def _render_default(inner: shape.Field) -> str:
 
 
 def _strings_under_fields(kind: type) -> dict[str, str]:
-    """Read the strings that stand under the fields of a class."""
-    tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
-    body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef))
+    """Read the strings that stand under the fields of a class and of those it inherits from."""
     found: dict[str, str] = {}
-    for above, below in pairwise(body):
-        match above, below:
-            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str() as text)):
-                found[name] = _paragraph(inspect.cleandoc(text))
-            case _:
-                pass
+    for own in reversed(kind.__mro__):
+        if own.__module__.startswith("msgspec") or own is object:
+            continue
+        tree = ast.parse(textwrap.dedent(inspect.getsource(own)))
+        body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef))
+        for above, below in pairwise(body):
+            match above, below:
+                case (
+                    ast.AnnAssign(target=ast.Name(id=name)),
+                    ast.Expr(value=ast.Constant(value=str() as text)),
+                ):
+                    found[name] = _paragraph(inspect.cleandoc(text))
+                case _:
+                    pass
     return found
 
 

@@ -1,0 +1,154 @@
+{{/*
+Settings files of the programs, as JSON: what values pass through, and over it what follows from the
+cluster's shape. What only a pod knows, its name and address, is in its arguments.
+*/}}
+
+{{- define "baton.natsHosts" -}}
+{{- $name := printf "%s-nats" (include "baton.fullname" .) -}}
+{{- range $i := until (int .Values.nats.replicas) }}{{ if $i }},{{ end }}{{ $name }}-{{ $i }}.{{ $name }}{{ end -}}
+{{- end -}}
+
+{{- define "baton.natsUrl" -}}
+{{- if not .Values.nats.enabled -}}
+{{ required "nats.url: needed when nats.enabled is false" .Values.nats.url }}
+{{- else -}}
+{{- $scheme := ternary "tls" "nats" .Values.tls.nats.enabled -}}
+{{- range $i, $host := splitList "," (include "baton.natsHosts" .) }}{{ if $i }},{{ end }}{{ $scheme }}://{{ $host }}:4222{{ end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "baton.busSettings" -}}
+{{- $nats := .Values.nats -}}
+{{- $bus := dict
+  "url" (include "baton.natsUrl" .)
+  "namespace" (printf "%s-%s" .Release.Namespace (include "baton.fullname" .) | trunc 63 | trimSuffix "-")
+  "replicas" (int $nats.replicas) -}}
+{{- if $nats.password.name -}}
+{{- $_ := set $bus "user" $nats.user -}}
+{{- $_ := set $bus "password_env" "BATON_NATS_PASSWORD" -}}
+{{- end -}}
+{{- if $nats.credentials.name -}}
+{{- $_ := set $bus "credentials_file" (printf "/etc/baton/credentials/%s" $nats.credentials.key) -}}
+{{- end -}}
+{{- if .Values.tls.nats.enabled -}}
+{{- $_ := set $bus "tls" (dict
+  "ca_file" "/etc/baton/tls/nats/ca.crt"
+  "cert_file" "/etc/baton/tls/nats/tls.crt"
+  "key_file" "/etc/baton/tls/nats/tls.key") -}}
+{{- end -}}
+{{- mergeOverwrite (dict "connect_timeout_s" 60) (deepCopy (.Values.settings.bus | default dict)) $bus | toJson -}}
+{{- end -}}
+
+{{/* A worker listens on every interface and advertises its pod's address. */}}
+{{- define "baton.linkSettings" -}}
+{{- $link := dict "host" "0.0.0.0" "port" 7000 -}}
+{{- if .Values.tls.links.enabled -}}
+{{- $_ := set $link "tls" (dict
+  "certificate_file" "/etc/baton/tls/links/tls.crt"
+  "key_file" "/etc/baton/tls/links/tls.key"
+  "authority_file" "/etc/baton/tls/links/ca.crt"
+  "server_name" "workers.baton.internal") -}}
+{{- end -}}
+{{- mergeOverwrite (deepCopy (.Values.settings.link | default dict)) $link | toJson -}}
+{{- end -}}
+
+{{/* Where a model's files are, of: dict "root" $ "model" MODEL. */}}
+{{- define "baton.modelFolder" -}}
+{{- $source := .model.source | default dict -}}
+{{- if .model.folder -}}
+{{ .model.folder }}
+{{- else if $source.hub -}}
+{{- if not .root.Values.modelCache.enabled -}}
+{{- fail (printf "modelCache.enabled: needed to load model %s from %s" .model.name $source.hub) -}}
+{{- end -}}
+{{ .root.Values.modelCache.mountPath }}/{{ .model.name }}/{{ required (printf "models: %s: source.revision: name a commit or tag" .model.name) $source.revision }}
+{{- else -}}
+/opt/baton/models/baton-tiny
+{{- end -}}
+{{- end -}}
+
+{{- define "baton.gatewaySettings" -}}
+{{- $models := list -}}
+{{- range .Values.models -}}
+{{- $models = append $models (dict "name" .name "folder" (include "baton.modelFolder" (dict "root" $ "model" .))) -}}
+{{- end -}}
+{{- $own := dict
+  "models" $models
+  "bus" (include "baton.busSettings" . | fromJson)
+  "edge" (mergeOverwrite (deepCopy (.Values.settings.edge | default dict)) (dict "host" "0.0.0.0" "http_port" 8000 "grpc_port" 8001))
+  "conductor" (mergeOverwrite (dict "drain_timeout_s" 60) (deepCopy (.Values.settings.conductor | default dict)))
+  "router" (.Values.settings.router | default dict)
+  "link" (omit (include "baton.linkSettings" . | fromJson) "host" "port")
+  "log_format" .Values.settings.log_format -}}
+{{- if .Values.router.enabled -}}
+{{- $_ := set $own "router_address" (printf "%s-router:8002" (include "baton.fullname" .)) -}}
+{{- end -}}
+{{- $own | toJson -}}
+{{- end -}}
+
+{{- define "baton.routerSettings" -}}
+{{- dict
+  "address" "0.0.0.0:8002"
+  "bus" (include "baton.busSettings" . | fromJson)
+  "router" (.Values.settings.router | default dict)
+  "link" (include "baton.linkSettings" . | fromJson)
+  "metrics_port" 9090
+  "log_format" .Values.settings.log_format | toJson -}}
+{{- end -}}
+
+{{/* A pool with its defaults, of: dict "root" $ "pool" POOL. */}}
+{{- define "baton.pool" -}}
+{{- mergeOverwrite (deepCopy .root.Values.poolDefaults) (deepCopy .pool) | toJson -}}
+{{- end -}}
+
+{{/* The engine of a pool, of: dict "root" $ "pool" POOL-WITH-DEFAULTS "model" MODEL. */}}
+{{- define "baton.engineSettings" -}}
+{{- $pool := .pool -}}
+{{- if eq $pool.engine "simulated" -}}
+{{- mergeOverwrite (dict "lease_s" 30) $pool.simulated (dict "kind" "simulated") | toJson -}}
+{{- else -}}
+{{- $engine := dict "lease_s" 30 "boot_timeout_s" 300 -}}
+{{- if gt (int $pool.gpu.count) 0 -}}
+{{- $_ := required (printf "pools: %s: vllm.performance: with GPUs, name a preset or give numbers measured on this engine" $pool.name) $pool.vllm.performance -}}
+{{- $engine = dict
+  "lease_s" 30
+  "boot_timeout_s" 1800
+  "dtype" "auto"
+  "kv_cache_bytes" nil
+  "enforce_eager" false
+  "step_tokens_max" 8192
+  "sequences_max" 256
+  "ucx_transports" ""
+  "tensor_parallel_size" (mul $pool.gpu.count $pool.nodes) -}}
+{{- end -}}
+{{- $own := dict
+  "kind" "vllm"
+  "model" (include "baton.modelFolder" (dict "root" .root "model" .model))
+  "model_name" .model.name
+  "side_channel_port" 5600 -}}
+{{- mergeOverwrite $engine $pool.vllm $own | toJson -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "baton.workerSettings" -}}
+{{- $engine := include "baton.engineSettings" . | fromJson -}}
+{{- $phases := dict "prefill" (list "prefill") "decode" (list "decode") "both" (list "decode" "prefill") -}}
+{{- $worker := mergeOverwrite (deepCopy .pool.worker) (dict
+  "model" .model.name
+  "engine" $engine
+  "phases" (index $phases .pool.role)
+  "prefill" (.root.Values.settings.prefill | default dict)) -}}
+{{- if ne .pool.engine "vllm" -}}
+{{- $_ := set $worker "warm_up_tokens" 0 -}}
+{{- end -}}
+{{- if le (int .pool.drainTimeoutSeconds) (int $engine.lease_s) -}}
+{{- fail (printf "pools: %s: drainTimeoutSeconds (%v) must be above the engine's lease_s (%v): a worker that ends keeps what it handed over until then" .pool.name .pool.drainTimeoutSeconds $engine.lease_s) -}}
+{{- end -}}
+{{- dict
+  "workers" (list $worker)
+  "bus" (include "baton.busSettings" .root | fromJson)
+  "link" (include "baton.linkSettings" .root | fromJson)
+  "drain_timeout_s" (int .pool.drainTimeoutSeconds)
+  "metrics_port" 9090
+  "log_format" .root.Values.settings.log_format | toJson -}}
+{{- end -}}
