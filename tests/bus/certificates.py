@@ -24,14 +24,19 @@ class Authority:
         self.ca_file = folder / f"{name}.pem"
         self.ca_file.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, name: str) -> tuple[str, str]:
-        """Write a certificate for 127.0.0.1 and its key; returns both paths."""
+    def issue(self, name: str, *hosts: str) -> tuple[str, str]:
+        """Write a certificate and its key; returns both paths.
+
+        Args:
+            name: whose it is.
+            hosts: addresses and names that it is for; none means 127.0.0.1.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+        served = [_general_name(host) for host in hosts or ("127.0.0.1",)]
         certificate = (
             _builder(subject, self._name, key.public_key())
-            .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+            .add_extension(x509.SubjectAlternativeName(served), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), False)
             .sign(self._key, hashes.SHA256())
         )
@@ -45,6 +50,13 @@ class Authority:
             )
         )
         return str(cert_file), str(key_file)
+
+
+def _general_name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
 
 
 def _builder(

@@ -1,0 +1,108 @@
+"""The commands, arguments, environments and files of rendered manifests are run as they stand, and serve."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import openai
+import pytest
+
+from services.gateway.process_settings import GatewayProcessSettings
+from services.router.process_settings import RouterProcessSettings
+from services.runtime.settings import override, parse, read_yaml
+from services.worker.settings import WorkerProcessSettings
+from tests.bus.certificates import Authority
+from tests.helm.chart import VALUES, config_of, expand, merged, pods, render, rendered, values_of
+from tests.helm.kubelet import SETTINGS, Cluster, Secrets, running
+
+SIMULATED: dict[str, Any] = {"poolDefaults": {"engine": "simulated", "simulated": {"speedup": 20}}}
+"""Engines that need no weights and little of this machine; all else stays what the values say."""
+
+HARDENED: dict[str, Any] = {
+    "nats": {"replicas": 3, "password": {"name": "baton-nats", "key": "password"}},
+    "router": {"enabled": True},
+    "tls": {
+        "links": {"enabled": True, "secretName": "links"},
+        "nats": {"enabled": True, "secretName": "nats"},
+    },
+    "pools": [{"name": "mixed", "role": "both", "replicas": 2}, {"name": "decode", "role": "decode"}],
+    "gateway": {"replicas": 2},
+    "settings": {"bus": {"request_timeout_s": 10.0}},
+}
+"""What production adds, at the size of a test."""
+
+PROGRAMS: dict[str, type[msgspec.Struct]] = {
+    "gateway": GatewayProcessSettings,
+    "router": RouterProcessSettings,
+    "worker": WorkerProcessSettings,
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_programs_take_the_files_that_are_rendered_for_them(name: str, tmp_path: Path) -> None:
+    """Each settings file, with what its pod sets over it, is one that the program starts with."""
+    manifests = rendered(name)
+    checked = set()
+    for pod in pods(manifests):
+        container = pod.template["spec"]["containers"][0]
+        if container["command"] != ["baton"]:
+            continue
+        program, file, *settings = container["args"]
+        path = tmp_path / "settings.json"
+        inside = Path(file.removeprefix("--settings="))
+        path.write_text(config_of(manifests, pod, SETTINGS)[inside.name], encoding="utf-8")
+        environment = {
+            "POD_NAME": "pod-0",
+            "POD_IP": "10.0.0.1",
+            "LWS_WORKER_INDEX": "1",
+            "LWS_LEADER_ADDRESS": "h",
+        }
+        values = override(read_yaml(path), [expand(s, environment).removeprefix("--set=") for s in settings])
+        parse(PROGRAMS[program], values, source=pod.owner)
+        checked.add(program)
+    assert {"gateway", "worker"} <= checked
+
+
+async def _asks(cluster: Cluster, text: str) -> str:
+    """Ask the gateways' Service one question, as a client does."""
+    client = openai.AsyncOpenAI(base_url=f"{cluster.service('baton-gateway', 'http')}/v1", api_key="none")
+    async with client:
+        answer = await client.chat.completions.create(
+            model="baton-tiny", messages=[{"role": "user", "content": text}], max_tokens=8, temperature=0
+        )
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens > 0
+    return answer.choices[0].message.content or ""
+
+
+async def test_the_laptop_values_serve(tmp_path: Path) -> None:
+    """The smallest cluster answers, and every pod ends in order within its grace period."""
+    manifests = render(merged(values_of("laptop"), SIMULATED))
+    async with running(manifests, tmp_path, {}) as cluster:
+        assert await _asks(cluster, "What is prefill? " * 40)
+        assert set((await cluster.stop()).values()) == {0}
+
+
+async def test_hardened_values_serve(tmp_path: Path) -> None:
+    """Three NATS servers with a login, a router of its own, and encryption on every hop that has it."""
+    manifests = render(merged(merged(values_of("laptop"), SIMULATED), HARDENED))
+    servers = [pod.address for pod in Cluster(manifests, tmp_path, {}).of("nats")]
+    async with running(manifests, tmp_path, _secrets(tmp_path, servers)) as cluster:
+        assert len(cluster.of("worker")) == 3
+        assert await _asks(cluster, "What is decode? " * 40)
+        assert set((await cluster.stop()).values()) == {0}
+
+
+def _secrets(folder: Path, nats_hosts: list[str]) -> Secrets:
+    authority = Authority(folder, "authority")
+
+    def pair(name: str, *hosts: str) -> dict[str, str]:
+        certificate, key = authority.issue(name, *hosts)
+        read = {"tls.crt": Path(certificate), "tls.key": Path(key), "ca.crt": authority.ca_file}
+        return {name: path.read_text(encoding="utf-8") for name, path in read.items()}
+
+    return {
+        "baton-nats": {"password": "a-password"},
+        "links": pair("links", "workers.baton.internal"),
+        "nats": pair("nats", *nats_hosts),
+    }
