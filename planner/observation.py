@@ -22,6 +22,7 @@ class Demand:
         uncached_square_tokens: mean of the square of that, in tokens squared.
         output_tokens: mean of an output.
         dispersion: index of dispersion of the arrivals: 1 for independent ones, b for bursts of b.
+        output_square_tokens: mean of the square of an output, in tokens squared; 0 where it is not known.
     """
 
     window_s: float
@@ -31,6 +32,7 @@ class Demand:
     uncached_square_tokens: float
     output_tokens: float
     dispersion: float = 1.0
+    output_square_tokens: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

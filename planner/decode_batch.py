@@ -1,0 +1,135 @@
+"""How many requests miss their TPOT target with so many decode workers.
+
+Comes in: an engine, a load, a number of workers. Goes out: the share of requests that are late, for each of
+several arrival rates. Invariant: falls with workers and with the target, grows with the rate.
+Not here: how many workers follow from that (`sizing`).
+
+Decode is a shared processor: a step takes longer the more sequences are in it. The number in flight follows
+from Little's law at the step time that this number makes: rate x output x step(batch) = batch. It spreads
+more than independent arrivals do, since steps that grow longer keep sequences in flight: linearised around
+the mean its variance is the mean over 1 - e, where e is the elasticity of the step time in the batch. (The
+chain of arrivals and departures is a symmetric queue, so lengths of outputs do not matter beyond their mean:
+F. Kelly, Reversibility and Stochastic Networks, 1979.) A request is late when it meets more sequences than
+the largest batch whose step is within the target, that the engine takes at once, and whose KV fits the
+memory.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.load import Array, Engine, Load, upper_tail
+
+_GRID = 32
+"""Batches for which the step time is computed; between them it is interpolated."""
+GAIN_MIN = 0.02
+"""Least growth of the tokens per second with the batch, both by logarithm, that counts as growth."""
+CURVES_MAX = 256
+"""Curves remembered."""
+_BEYOND = 2.0
+"""The grid ends at so many times the largest batch of interest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeCurve:
+    """What one worker makes of a batch.
+
+    Attributes:
+        batch: sequences; shape [n], from 0 upwards.
+        tokens_per_s: tokens written per second; shape [n], rising.
+        step_s: time of a step; shape [n].
+        crowding: variance of the number in flight over its mean; shape [n].
+        batch_max: largest batch that the engine takes at once and whose KV fits.
+    """
+
+    batch: Array
+    tokens_per_s: Array
+    step_s: Array
+    crowding: Array
+    batch_max: float
+
+
+def decode_curve(engine: Engine, load: Load) -> DecodeCurve:
+    """Compute the curve of an engine at a load's context, to three digits."""
+    return _curve(engine, float(f"{max(1.0, load.context_tokens):.3g}"))
+
+
+@lru_cache(maxsize=CURVES_MAX)
+def _curve(engine: Engine, context: float) -> DecodeCurve:
+    most = min(float(engine.sequences_max), engine.kv_tokens / context)
+    batch = np.unique(np.linspace(1.0, max(2.0, _BEYOND * most), _GRID).round())
+    step = np.array(
+        [
+            engine.performance.decode_s(sequence_count=int(b), context_tokens=round(b * context))
+            for b in batch.tolist()
+        ]
+    )
+    rates = np.maximum.accumulate(batch / step)
+    rising = np.concatenate(([True], np.diff(rates) > 0.0))
+    batch, step, rates = batch[rising], step[rising], rates[rising]
+    gain = np.append(np.diff(np.log(rates)) / np.diff(np.log(batch)), GAIN_MIN)
+    crowding = 1.0 / np.clip(gain, GAIN_MIN, 1.0)
+    return DecodeCurve(
+        batch=np.concatenate(([0.0], batch)),
+        tokens_per_s=np.concatenate(([0.0], rates)),
+        step_s=np.concatenate(([step[0]], step)),
+        crowding=np.concatenate(([1.0], crowding)),
+        batch_max=most,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeState:
+    """Decode workers under a load; every array has shape [plans, rates].
+
+    Attributes:
+        batch: sequences per worker, mean.
+        step_s: time of a step.
+        crowding: variance of the number in flight over its mean.
+        is_carried: the load has a steady state at all.
+    """
+
+    batch: Array
+    step_s: Array
+    crowding: Array
+    is_carried: NDArray[np.bool_]
+
+
+def settle(curve: DecodeCurve, tokens_per_s: Array) -> DecodeState:
+    """Find the batch at which workers write as much as is asked for.
+
+    Args:
+        curve: of one worker.
+        tokens_per_s: asked of one worker; shape [plans, rates].
+    """
+    batch = np.interp(tokens_per_s, curve.tokens_per_s, curve.batch)
+    return DecodeState(
+        batch=batch,
+        step_s=np.interp(batch, curve.batch, curve.step_s),
+        crowding=np.interp(batch, curve.batch, curve.crowding),
+        is_carried=tokens_per_s < curve.tokens_per_s[-1],
+    )
+
+
+def late_decode(
+    curve: DecodeCurve, state: DecodeState, workers: Array, *, tpot_s: Array, dispersion: float
+) -> Array:
+    """Say which share of requests is late.
+
+    Args:
+        curve: of one worker.
+        state: of the workers.
+        workers: that decode; shape [plans, 1].
+        tpot_s: target for a step; shape [plans, rates].
+        dispersion: index of dispersion of the arrivals.
+
+    Returns:
+        Shape [plans, rates].
+    """
+    most = np.minimum(curve.batch_max, np.interp(tpot_s, curve.step_s[1:], curve.batch[1:], left=0.0))
+    in_flight = state.batch * workers
+    spread = np.sqrt(np.maximum(in_flight * state.crowding * (1.0 + dispersion) / 2.0, 1e-9))
+    late = upper_tail((most * workers - in_flight) / spread)
+    return np.asarray(np.where(state.is_carried & (most > 0.0) & (workers > 0.0), late, 1.0))

@@ -1,0 +1,193 @@
+"""What will be asked for after a while, and how sure that is.
+
+Comes in: demand as observed. Goes out: a forecast of the rate at a horizon with its standard error, and the
+mean lengths of requests. Invariant: a function of what was folded. Each method is judged by its own errors at
+that very horizon, and the one with the smallest recent square error is taken; the interval is that error,
+less what chance alone makes of an observation, since queueing accounts for that. Not here: the methods
+(`smoothing`), what a forecast is used for (`planner`).
+
+A jump must not wait until methods have been judged at the horizon: a cumulative sum of what was seen beside
+what was expected (E. Page, 1954) finds it within a few looks, and all methods begin again at the new level.
+"""
+
+import math
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.load import Array
+from planner.observation import Demand
+from planner.smoothing import METHODS_COUNT, Smoothers
+
+MEMORY_HORIZONS = 40.0
+"""Errors count for so many horizons: long enough to tell methods apart, short enough to follow the day."""
+MEMORY_MIN_S = 1_200.0
+"""At least so long, for short horizons."""
+FIRST_ERROR_FRAC = 0.1
+"""Error of every method before it was judged, as a share of the level: a guess, outweighed after some
+looks."""
+FIRST_WEIGHT = 2.0
+"""Judgements that this guess counts for."""
+CUSUM_SLACK = 0.75
+"""Deviation in standard errors that is no sign of a jump: half of the smallest jump looked for."""
+CUSUM_LIMIT = 6.0
+"""Sum at which it is one: by chance once in some ten thousand looks (D. Siegmund's approximation)."""
+OUTPUT_SQUARE = 2.0
+"""Mean square of output lengths over their squared mean, where it is not measured: that of lengths without
+memory."""
+
+SERIES = 3
+"""Requests, prompt tokens to compute, output tokens; each per second."""
+_EACH = np.arange(SERIES)
+Places = NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """What is expected at one horizon.
+
+    Attributes:
+        requests_per_s: rate.
+        prefill_tokens_per_s: prompt tokens to compute.
+        decode_tokens_per_s: output tokens.
+        spread_frac: standard error of the work of the role that is less sure, as a share of it.
+    """
+
+    requests_per_s: float
+    prefill_tokens_per_s: float
+    decode_tokens_per_s: float
+    spread_frac: float
+
+
+class Forecaster:
+    """Follows demand; forecasts for fixed horizons."""
+
+    def __init__(self, horizons_s: tuple[float, ...]) -> None:
+        """Begin without any observation.
+
+        Args:
+            horizons_s: how far ahead will be asked, ascending. A horizon within the window of an observation
+                is taken to its end: what lies within was partly seen already and cannot be judged.
+        """
+        self._smoothers = Smoothers(SERIES)
+        self._judges = [_Judge(horizon_s) for horizon_s in horizons_s]
+        self._above, self._below = np.zeros(SERIES), np.zeros(SERIES)
+        self._at_s: float | None = None
+
+    def fold(self, at_s: float, demand: Demand) -> None:
+        """Take what was observed; an observation that is not later than the last one brings nothing new."""
+        if self._at_s is not None and at_s <= self._at_s:
+            return
+        values = demand.requests_per_s * np.array([1.0, demand.uncached_tokens, demand.output_tokens])
+        noise = _chance(demand, values)
+        if self._at_s is not None and self._has_jumped(at_s - self._at_s, demand.window_s, values, noise):
+            self._smoothers.jump(values)
+        for judge in self._judges:
+            judge.fold(at_s, values, noise)
+        self._smoothers.fold(at_s, values)
+        for judge in self._judges:
+            judge.expect(at_s, demand.window_s, self._smoothers)
+        self._at_s = at_s
+
+    def ahead(self, horizon: int) -> Forecast:
+        """Forecast for the horizon of that number."""
+        judge = self._judges[horizon]
+        best = judge.best(judge.expected)
+        values = judge.expected[_EACH, best]
+        errors = judge.error(best) / np.maximum(values, 1e-9)
+        return Forecast(
+            requests_per_s=float(values[0]),
+            prefill_tokens_per_s=float(values[1]),
+            decode_tokens_per_s=float(values[2]),
+            spread_frac=float(min(1.0, errors[1:].max())),
+        )
+
+    def methods(self, horizon: int) -> tuple[int, ...]:
+        """Which method is believed, by series."""
+        judge = self._judges[horizon]
+        return tuple(judge.best(judge.expected).tolist())
+
+    def _has_jumped(self, dt_s: float, window_s: float, values: Array, noise: Array) -> bool:
+        judge, expected = self._judges[0], self._smoothers.ahead(dt_s)
+        best = judge.best(expected)
+        # Windows that overlap bring less news than their number says.
+        news = math.sqrt(min(1.0, dt_s / max(window_s, 1e-9)))
+        error = np.sqrt(noise + judge.error(best) ** 2 + 1e-12)
+        deviation = news * (values - expected[_EACH, best]) / error
+        self._above = np.maximum(0.0, self._above + deviation - CUSUM_SLACK)
+        self._below = np.maximum(0.0, self._below - deviation - CUSUM_SLACK)
+        if max(self._above.max(), self._below.max()) <= CUSUM_LIMIT:
+            return False
+        self._above[:], self._below[:] = 0.0, 0.0
+        return True
+
+
+class _Judge:
+    """Errors of all methods at one horizon."""
+
+    def __init__(self, horizon_s: float) -> None:
+        self._horizon_s = self.ahead_s = horizon_s
+        self._waiting: deque[tuple[float, Array]] = deque()
+        self._squares = np.zeros((SERIES, METHODS_COUNT))
+        self._weights = np.zeros(METHODS_COUNT)
+        self._chance = np.zeros(SERIES)
+        self._floor = np.zeros((SERIES, METHODS_COUNT))
+        self._last_s: float | None = None
+        self.expected = np.zeros((SERIES, METHODS_COUNT))
+        """Of each method, for `ahead_s` from the last observation."""
+
+    def expect(self, at_s: float, window_s: float, smoothers: Smoothers) -> None:
+        """Remember what is expected."""
+        self.ahead_s = max(self._horizon_s, window_s)
+        self.expected = smoothers.ahead(self.ahead_s)
+        self._floor[:, :] = np.outer(self._chance, smoothers.echo(window_s))
+        self._waiting.append((at_s + self.ahead_s, self.expected))
+
+    def fold(self, at_s: float, values: Array, noise: Array) -> None:
+        """Judge what had been expected for now."""
+        if self._last_s is None:
+            self._squares[:, :] = (FIRST_WEIGHT * (FIRST_ERROR_FRAC * values) ** 2)[:, None]
+            self._weights[:] = FIRST_WEIGHT
+            self._chance[:], self._last_s = noise, at_s
+        due: Array | None = None
+        while self._waiting and self._waiting[0][0] <= at_s + 1e-6:
+            _moment, due = self._waiting.popleft()
+        if due is None:
+            return
+        memory_s = max(MEMORY_MIN_S, MEMORY_HORIZONS * self.ahead_s)
+        keep = math.exp(-(at_s - self._last_s) / memory_s)
+        self._last_s = at_s
+        is_known = np.isfinite(due[0])
+        errors = np.where(is_known, due, 0.0) - values[:, None]
+        self._weights = np.where(is_known, self._weights * keep + 1.0, self._weights)
+        self._squares = np.where(is_known, self._squares * keep + errors * errors, self._squares)
+        self._chance += (1.0 - keep) * (noise - self._chance)
+
+    def best(self, expected: Array) -> Places:
+        """The method with the smallest recent error among those that know; shape [series]."""
+        means = np.where(np.isfinite(expected), self._squares / np.maximum(self._weights, 1e-9), math.inf)
+        return np.asarray(np.argmin(means, axis=1))
+
+    def error(self, best: Places) -> Array:
+        """Standard error of these methods beyond the chance of an observation; shape [series].
+
+        At least what the observations' chance leaves in the forecast itself.
+        """
+        means = self._squares[_EACH, best] / np.maximum(self._weights[best], 1e-9)
+        return np.asarray(np.sqrt(np.maximum(self._floor[_EACH, best], means - self._chance)))
+
+
+def _chance(demand: Demand, values: Array) -> Array:
+    """Variance that independent requests alone make of each observed rate; shape [series].
+
+    A sum over a Poisson number of requests has the variance rate x mean square / window.
+    """
+    count = max(demand.requests_per_s * demand.window_s, 1.0)
+    uncached = max(1.0, demand.uncached_square_tokens / max(demand.uncached_tokens, 1e-9) ** 2)
+    output = OUTPUT_SQUARE
+    if demand.output_square_tokens > 0.0:
+        output = max(1.0, demand.output_square_tokens / max(demand.output_tokens, 1e-9) ** 2)
+    variation = np.array([1.0, uncached, output]) + (demand.dispersion - 1.0)
+    return np.asarray(values * values * variation / count)

@@ -1,0 +1,304 @@
+"""The planner: observation, forecast, needs, arrangement, decision.
+
+Comes in: observations in the order of time. Goes out: decisions with reasons and the next look.
+Invariant: a function of what was observed so far; it holds nothing that observations would not teach it
+again. Nothing is done on a missing or stale observation. Not here: reading clocks and counters, carrying
+decisions out.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+from planner.arranging import Arrangement, Arranger, Wanted
+from planner.decision import Decision, PoolOrder
+from planner.forecasting import Forecast, Forecaster
+from planner.kinds import Worths, worths
+from planner.load import Engine, Load
+from planner.observation import Backlog, Demand, Observation
+from planner.settings import KindSettings, PlannerSettings
+from planner.sizing import NOTHING, Needs, Sizing
+from planner.stabilising import ErrorBudget, Keeping
+from planner.wording import headline, why
+from services.domain.worker import Phase
+
+NOW, LATER = 0, 1
+"""Horizons of the forecaster."""
+SHAPE_S = 120.0
+"""Constant by which the shape of requests (not their work) is smoothed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """What requests look like beside their rate and mean work; smoothed.
+
+    Attributes:
+        square: mean square of uncached tokens over their squared mean.
+        cached_tokens: prompt tokens that need no computing, mean.
+        context: mean KV of a decoding sequence over prompt and half an output.
+        dispersion: of the arrivals.
+    """
+
+    square: float
+    cached_tokens: float
+    context: float
+    dispersion: float
+
+
+class Planner:
+    """Sizes both pools; a `Scaler`."""
+
+    def __init__(self, settings: PlannerSettings) -> None:
+        """Begin without any observation."""
+        self._settings = settings
+        start_s = self._start_s = max(kind.start_s for kind in settings.kinds)
+        self._forecaster = Forecaster((settings.look_s, start_s + settings.look_s))
+        self._keeping = tuple(Keeping(start_s) for _ in range(3))
+        self._budget = ErrorBudget(
+            late_frac=1.0 - settings.targets.attainment_frac,
+            memory_s=settings.budget_memory_s,
+            factor_max=settings.budget_factor_max,
+        )
+        self._shape: Shape | None = None
+        self._at_s: float | None = None
+        self._hints = [NOTHING, NOTHING]
+        self._acted_s = -math.inf
+
+    @property
+    def allowed_late_frac(self) -> float:
+        """Share of requests that may be late in a plan made now."""
+        return self._budget.allowed_late_frac
+
+    def decide(self, observation: Observation) -> Decision:
+        """Decide, given what is known now."""
+        if observation.age_s > self._settings.stale_after_s:
+            age_s, most_s = observation.age_s, self._settings.stale_after_s
+            return self._hold(
+                observation, f"what is known is {age_s:.0f} s old, more than {most_s:g} s: nothing is changed"
+            )
+        demand = observation.demand
+        if demand is None or (demand.requests_per_s > 0.0 and demand.output_tokens <= 0.0):
+            if self._is_called(observation):
+                return self._wake(observation)
+            return self._hold(observation, "nothing is known of any request: nothing is changed")
+        self._learn(observation, demand)
+        now, later = self._forecaster.ahead(NOW), self._forecaster.ahead(LATER)
+        if self._is_quiet(observation, demand, later):
+            return self._rest(observation)
+        return self._plan(observation, now, later)
+
+    # ------------------------------------------------------------------ learning
+
+    def _learn(self, observation: Observation, demand: Demand) -> None:
+        at_s = observation.at_s
+        if self._at_s is not None and at_s <= self._at_s:
+            return
+        self._forecaster.fold(at_s, demand)
+        self._budget.fold(at_s, observation.attainment)
+        if demand.requests_per_s > 0.0:
+            seen = _shape(demand, observation.backlog)
+            known = self._shape
+            if known is not None and self._at_s is not None:
+                gain = 1.0 - math.exp(-(at_s - self._at_s) / SHAPE_S)
+                seen = Shape(
+                    square=known.square + gain * (seen.square - known.square),
+                    cached_tokens=known.cached_tokens + gain * (seen.cached_tokens - known.cached_tokens),
+                    context=known.context + gain * (seen.context - known.context),
+                    dispersion=known.dispersion + gain * (seen.dispersion - known.dispersion),
+                )
+            self._shape = seen
+        self._at_s = at_s
+
+    # ------------------------------------------------------------------ nothing to plan
+
+    def _is_called(self, observation: Observation) -> bool:
+        """Whether prompts wait and there is nobody, so that no counter of requests will ever move."""
+        return observation.backlog.waiting_count > 0 and not any(p.ordered_count for p in observation.pools)
+
+    def _is_quiet(self, observation: Observation, demand: Demand, later: Forecast) -> bool:
+        backlog = observation.backlog
+        if demand.requests_per_s > 0.0 or backlog.waiting_count > 0 or backlog.running_count > 0:
+            return False
+        soon = later.requests_per_s * self._start_s
+        return self._shape is None or soon < 0.5
+
+    def _wake(self, observation: Observation) -> Decision:
+        needs = Needs(prefill=1, decode=1)
+        return self._arranged(
+            observation,
+            _plain_worths(self._settings),
+            Wanted(
+                now=needs,
+                later=needs,
+                kept=(2, 1, 1),
+                late_of=lambda _prefill, _decode: 0.0,
+                allowed_late_frac=1.0,
+                may_stop=False,
+            ),
+            [f"{observation.backlog.waiting_count} prompts wait and no worker is there: the first start"],
+        )
+
+    def _rest(self, observation: Observation) -> Decision:
+        kept = self._keep(observation.at_s, NOTHING, NOTHING)
+        least = self._settings.limits
+        if not self._settings.may_sleep:
+            prefill, decode = least.prefill.workers_min, least.decode.workers_min
+            said = f"nothing is asked for: {prefill} prefill and {decode} decode workers stay"
+        elif kept[0] > 0:
+            said = f"nothing is asked for: workers are kept for {self._start_s:g} s, as long as a start takes"
+        else:
+            said = "nothing is asked for: the last workers go; prompts wait in the queue and wake them"
+        return self._arranged(
+            observation,
+            _plain_worths(self._settings),
+            Wanted(
+                now=NOTHING,
+                later=NOTHING,
+                kept=kept,
+                late_of=lambda _prefill, _decode: 0.0,
+                allowed_late_frac=1.0,
+                may_stop=self._may_stop(observation.at_s),
+            ),
+            [said],
+        )
+
+    def _hold(self, observation: Observation, reason: str) -> Decision:
+        return Decision(
+            orders=tuple(
+                PoolOrder(phase=pool.phase, kind=pool.kind, worker_count=pool.ordered_count)
+                for pool in observation.pools
+            ),
+            reasons=(reason,),
+            look_s=self._settings.look_s,
+        )
+
+    # ------------------------------------------------------------------ a plan
+
+    def _plan(self, observation: Observation, now: Forecast, later: Forecast) -> Decision:
+        targets, attainment = self._settings.targets, observation.attainment
+        load = self._load(later)
+        engines = {
+            kind.name: _engine(kind, attainment.prefill_pace, attainment.decode_pace)
+            for kind in self._settings.kinds
+        }
+        known = self._worths(engines, load)
+        soon = Sizing(engines[known.reference], load, targets.slo, spills=self._settings.spills)
+        sizings = (soon.at_rate(now.requests_per_s, now.spread_frac), soon)
+        allowed = self._budget.allowed_late_frac
+        prefill_min = min(1, self._settings.limits.prefill.workers_min) if self._settings.spills else 1
+        for place in (NOW, LATER):
+            self._hints[place] = sizings[place].needs(
+                allowed_late_frac=allowed,
+                prefill_min=prefill_min,
+                hint=self._hints[place] if self._hints[place].total else self._hints[1 - place],
+            )
+        at_once = self._hints[NOW]
+        clearing = self._clearing(sizings[NOW], observation.backlog, at_once)
+        at_once = replace(at_once, prefill=at_once.prefill + math.ceil(clearing))
+        wanted = Wanted(
+            now=at_once,
+            later=self._hints[LATER],
+            kept=self._keep(observation.at_s, at_once, self._hints[LATER]),
+            late_of=lambda prefill, decode: sizings[NOW].late_of(max(0.0, prefill - clearing), decode),
+            allowed_late_frac=allowed,
+            may_stop=self._may_stop(observation.at_s),
+        )
+        said = why(
+            now=now,
+            later=later,
+            horizon_s=self._settings.look_s + self._start_s,
+            needs=self._hints[LATER],
+            sizing=sizings[LATER],
+            allowed=allowed,
+            targets=targets,
+        )
+        if clearing > 0.0:
+            waiting = observation.backlog.waiting_count
+            said.append(f"{waiting} prompts wait too long: {clearing:.1f} prefill workers more clear them")
+        return self._arranged(observation, known, wanted, said)
+
+    def _clearing(self, sizing: Sizing, backlog: Backlog, needs: Needs) -> float:
+        """Prefill workers beyond the flow that clear, within a look, what would wait beyond the target."""
+        excess_s = sizing.prefill_work_s(backlog.waiting_tokens) - needs.prefill * sizing.slo.ttft_s
+        return max(0.0, excess_s / self._settings.look_s)
+
+    def _load(self, forecast: Forecast) -> Load:
+        shape = self._shape
+        assert shape is not None  # noqa: S101  # learnt with the first request, and nothing is planned before
+        rate = max(forecast.requests_per_s, 1e-9)
+        uncached = max(1.0, forecast.prefill_tokens_per_s / rate)
+        output = max(1.0, forecast.decode_tokens_per_s / rate)
+        prompt = uncached + shape.cached_tokens
+        return Load(
+            requests_per_s=forecast.requests_per_s,
+            spread_frac=forecast.spread_frac,
+            prompt_tokens=prompt,
+            uncached_tokens=uncached,
+            uncached_square_tokens=shape.square * uncached * uncached,
+            output_tokens=output,
+            context_tokens=shape.context * (prompt + output / 2.0),
+            dispersion=shape.dispersion,
+        )
+
+    def _worths(self, engines: dict[str, Engine], load: Load) -> Worths:
+        if len(engines) == 1:
+            return _plain_worths(self._settings)
+        slo, rates = self._settings.targets.slo, {}
+        for name, engine in engines.items():
+            sizing = Sizing(engine, load, slo, spills=self._settings.spills)
+            rates[name] = (sizing.prefill_rate(), sizing.decode_rate())
+        return worths(self._settings.kinds, rates)
+
+    def _keep(self, at_s: float, now: Needs, later: Needs) -> tuple[int, int, int]:
+        total, prefill, decode = self._keeping
+        return (
+            total.fold(at_s, max(now.total, later.total)),
+            prefill.fold(at_s, max(now.prefill, later.prefill)),
+            decode.fold(at_s, max(now.decode, later.decode)),
+        )
+
+    def _may_stop(self, at_s: float) -> bool:
+        return at_s - self._acted_s >= self._settings.limits.cooldown_s
+
+    def _arranged(self, observation: Observation, known: Worths, wanted: Wanted, said: list[str]) -> Decision:
+        found: Arrangement = Arranger(self._settings, known, observation.pools).arrange(wanted)
+        if found.started_count or found.stopped_count:
+            self._acted_s = observation.at_s
+        held = [f"{p.phase.value} of kind {p.kind} is held by hand" for p in observation.pools if p.is_held]
+        return Decision(
+            orders=found.orders,
+            flips=found.flips,
+            reasons=(headline(observation.pools, found), *said, *found.said, *held),
+            look_s=self._settings.look_s,
+        )
+
+
+def _shape(demand: Demand, backlog: Backlog) -> Shape:
+    plain = demand.prompt_tokens + demand.output_tokens / 2.0
+    context = 1.0
+    if backlog.running_count > 0 and backlog.running_context_tokens > 0:
+        context = backlog.running_context_tokens / backlog.running_count / max(1.0, plain)
+    return Shape(
+        square=max(1.0, demand.uncached_square_tokens / max(1.0, demand.uncached_tokens) ** 2),
+        cached_tokens=max(0.0, demand.prompt_tokens - demand.uncached_tokens),
+        context=context,
+        dispersion=max(1.0, demand.dispersion),
+    )
+
+
+def _engine(kind: KindSettings, prefill_pace: float, decode_pace: float) -> Engine:
+    model = kind.model()
+    if prefill_pace != 1.0 or decode_pace != 1.0:
+        model = model.paced(prefill=prefill_pace, decode=decode_pace)
+    return Engine(
+        performance=model,
+        kv_tokens=kind.kv_tokens,
+        sequences_max=kind.sequences_max,
+        step_tokens_max=kind.step_tokens_max,
+    )
+
+
+def _plain_worths(settings: PlannerSettings) -> Worths:
+    """Every worker counts for one."""
+    names = {kind.name: 1.0 for kind in settings.kinds}
+    cheap = min(settings.kinds, key=lambda kind: (kind.price_per_hour, kind.name)).name
+    return Worths(reference=cheap, by_phase={Phase.PREFILL: names, Phase.DECODE: names})

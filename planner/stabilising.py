@@ -1,0 +1,83 @@
+"""What keeps a plan from following every breath of the load.
+
+Comes in: needs over time, measured attainment. Goes out: what to keep, and how many requests may be late.
+Invariant: what is kept is never less than what is needed now. Not here: the needs themselves (`sizing`), who
+is started, turned or stopped (`arranging`).
+
+*Keeping.* A worker that is not needed costs its price by the second; one that is given back and missed costs
+a start. Keeping it for exactly as long as a start takes, and not longer, costs at most twice what foresight
+would (rent or buy: Karlin, Manasse, Rudolph and Sleator, 1988), whatever the load does. The k-th worker is
+needed whenever at least k are, so the number to keep is the largest need within that time.
+
+*Error budget.* The targets allow a share of late requests over the long run. Whole workers round up, so most
+of the time fewer are late; and what cannot be foreseen makes more late at times. The share planned for is
+corrected by the integral of what was measured, within a bound.
+"""
+
+import math
+from collections import deque
+
+from planner.observation import Attainment
+
+
+class Keeping:
+    """The largest of the last values."""
+
+    def __init__(self, keep_s: float) -> None:
+        """Begin without a value.
+
+        Args:
+            keep_s: how long a value counts.
+        """
+        self._keep_s = keep_s
+        self._falling: deque[tuple[float, int]] = deque()
+
+    def fold(self, at_s: float, value: int) -> int:
+        """Take a value; returns the largest that counts. Moments must not go back."""
+        while self._falling and self._falling[-1][1] <= value:
+            self._falling.pop()
+        self._falling.append((at_s, value))
+        while self._falling[0][0] < at_s - self._keep_s:
+            self._falling.popleft()
+        return self._falling[0][1]
+
+
+class ErrorBudget:
+    """How many requests may be late, corrected by how many were."""
+
+    def __init__(self, *, late_frac: float, memory_s: float, factor_max: float) -> None:
+        """Begin as the targets say.
+
+        Args:
+            late_frac: share of late requests that the targets allow.
+            memory_s: time without a late request after which e times as many are planned for.
+            factor_max: bound of the correction in both directions, >= 1.
+        """
+        self._late_frac = late_frac
+        self._memory_s = memory_s
+        self._bound = math.log(factor_max)
+        self._saved = 0.0
+        self._usual_count = 0.0
+        self._at_s: float | None = None
+
+    def fold(self, at_s: float, attainment: Attainment) -> None:
+        """Take what was measured; requests count alike, so busy times count more."""
+        if attainment.request_count <= 0:
+            return
+        if self._at_s is not None and at_s > self._at_s:
+            dt = at_s - self._at_s
+            late = min(1.0, (1.0 - attainment.ttft_frac) + (1.0 - attainment.tpot_frac))
+            weight = attainment.request_count / max(1e-9, self._usual_count)
+            saved = self._saved + (1.0 - late / self._late_frac) * weight * dt / self._memory_s
+            self._saved = min(self._bound, max(-self._bound, saved))
+            self._usual_count += (1.0 - math.exp(-dt / (24.0 * self._memory_s))) * (
+                attainment.request_count - self._usual_count
+            )
+        else:
+            self._usual_count = float(attainment.request_count)
+        self._at_s = at_s
+
+    @property
+    def allowed_late_frac(self) -> float:
+        """Share of requests that may be late in a plan made now."""
+        return min(0.5, self._late_frac * math.exp(self._saved))
