@@ -95,10 +95,6 @@ def pods(manifests: list[Manifest]) -> Iterator[Pod]:
         owner = f"{kind}/{manifest['metadata']['name']}"
         if kind in _POD_HOLDERS:
             yield Pod(owner=owner, replicas=spec.get("replicas", 1), template=spec["template"])
-        elif kind == "LeaderWorkerSet":
-            for part in ("leaderTemplate", "workerTemplate"):
-                template = spec["leaderWorkerTemplate"][part]
-                yield Pod(owner=f"{owner}/{part}", replicas=spec["replicas"], template=template)
 
 
 def expand(text: str, environment: Mapping[str, str]) -> str:

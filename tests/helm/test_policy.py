@@ -85,7 +85,7 @@ def test_nobody_is_given_rights(name: str) -> None:
 
 @pytest.mark.parametrize("name", VALUES)
 def test_every_pod_may_be_moved_one_at_a_time(name: str) -> None:
-    """A drained node takes one pod of a kind away at a time; groups over machines look after themselves."""
+    """A drained node takes one pod of a kind away at a time."""
     manifests = rendered(name)
     budgets = [m["spec"]["selector"]["matchLabels"] for m in manifests if m["kind"] == "PodDisruptionBudget"]
     for pod in pods(manifests):

@@ -51,12 +51,7 @@ def test_programs_take_the_files_that_are_rendered_for_them(name: str, tmp_path:
         path = tmp_path / "settings.json"
         inside = Path(file.removeprefix("--settings="))
         path.write_text(config_of(manifests, pod, SETTINGS)[inside.name], encoding="utf-8")
-        environment = {
-            "POD_NAME": "pod-0",
-            "POD_IP": "10.0.0.1",
-            "LWS_WORKER_INDEX": "1",
-            "LWS_LEADER_ADDRESS": "h",
-        }
+        environment = {"POD_NAME": "pod-0", "POD_IP": "10.0.0.1"}
         values = override(read_yaml(path), [expand(s, environment).removeprefix("--set=") for s in settings])
         parse(PROGRAMS[program], values, source=pod.owner)
         checked.add(program)

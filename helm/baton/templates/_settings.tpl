@@ -119,7 +119,7 @@ cluster's shape. What only a pod knows, its name and address, is in its argument
   "step_tokens_max" 8192
   "sequences_max" 256
   "ucx_transports" ""
-  "tensor_parallel_size" (mul $pool.gpu.count $pool.nodes) -}}
+  "tensor_parallel_size" (int $pool.gpu.count) -}}
 {{- end -}}
 {{- $own := dict
   "kind" "vllm"

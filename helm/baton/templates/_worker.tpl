@@ -43,12 +43,7 @@ spec:
         - --set=workers.0.worker_id=$(POD_NAME)
         - --set=workers.0.engine.side_channel_host=$(POD_IP)
         - --set=link.advertised_host=$(POD_IP)
-        {{- if gt (int .pool.nodes) 1 }}
-        - --set=workers.0.engine.node_rank=$(LWS_WORKER_INDEX)
-        - --set=workers.0.engine.leader_host=$(LWS_LEADER_ADDRESS)
-        {{- end }}
       env: {{- include "baton.env" . | nindent 8 }}
-      {{- if not .follower }}
       ports:
         - {name: link, containerPort: 7000}
         - {name: metrics, containerPort: 9090}
@@ -64,7 +59,6 @@ spec:
       readinessProbe:
         httpGet: {path: /health/ready, port: metrics}
         timeoutSeconds: 5
-      {{- end }}
       resources: {{- include "baton.workerResources" . | nindent 8 }}
       terminationMessagePolicy: FallbackToLogsOnError
       securityContext: {{- include "baton.containerSecurity" . | nindent 8 }}

@@ -151,10 +151,8 @@ class PoolDefaults(Pods, frozen=True, kw_only=True):
     """Settings of the worker around the engine."""
     drain_timeout_seconds: Positive = 60
     """Longest wait for running requests when a pod ends, above `lease_s`; the grace period is derived."""
-    nodes: Positive = 1
-    """Machines that one worker spans; above 1 needs LeaderWorkerSet."""
     gpu: Gpu = Gpu()
-    """Accelerators of each pod."""
+    """Accelerators of each pod; a worker spans those of one machine."""
     rdma: Rdma = Rdma()
     """RDMA devices of each pod."""
     shared_memory: Quantity = "1Gi"
