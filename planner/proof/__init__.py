@@ -1,0 +1,1 @@
+"""The proof: scalers on a fluid cluster under recorded load, beside a clairvoyant bound."""

@@ -1,0 +1,117 @@
+"""The clairvoyant bound: fewest GPU-seconds of any fleet that knows the whole load ahead.
+
+Comes in: the work of a load, a start-up time. Goes out: GPU-seconds and the fleet over time.
+Why it is a bound, and that it is reached (the derivation is in docs/planner-proof.md): in each step at least
+`ceil(prefill + decode work)` GPUs must be there, roles are changed for nothing, so only their sum counts.
+GPUs are alike: let the k-th be the one that is there whenever at least k are. Then the cost is a sum over k
+of its time and of `startup_s` for each of its beginnings, and each k is decided alone: over a gap in which it
+is not needed it is kept if the gap is shorter than `startup_s`.
+Not here: what a request costs (`work`), what a fleet without foresight pays (`simulation`).
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.proof.load import Floats, Load
+from planner.proof.work import Work
+
+Counts = NDArray[np.int64]
+
+BOUND_STEP_S = 30.0
+"""Work is counted over so long: longer than a TTFT target, so that it may be put off that far for nothing."""
+EXCESS = 1e-9
+"""Work that is above a whole number by no more is that number."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bound:
+    """The cheapest fleet.
+
+    Attributes:
+        gpu_s: GPU-seconds, start-up included.
+        fleet: GPUs that serve, shape [bound steps].
+        step_s: length of a bound step.
+        starts_count: GPUs started.
+    """
+
+    gpu_s: float
+    fleet: Counts
+    step_s: float
+    starts_count: int
+
+
+def cheapest_fleet(needed: Counts, *, step_s: float, startup_s: float) -> Bound:
+    """Find the cheapest fleet that has at least the needed GPUs in each step.
+
+    GPUs of the first step are there already; each later beginning costs `startup_s` of a GPU.
+
+    Args:
+        needed: GPUs, shape [steps].
+        step_s: length of a step.
+        startup_s: time in which a GPU is paid and does not serve yet.
+    """
+    fleet = np.zeros_like(needed)
+    paid_s, starts = 0.0, 0
+    for level in range(1, int(needed.max(initial=0)) + 1):
+        used = np.flatnonzero(needed >= level)
+        gaps = np.diff(used) - 1
+        is_kept = (gaps > 0) & (gaps * step_s <= startup_s)
+        begins = int(np.count_nonzero((gaps > 0) & ~is_kept)) + int(used[0] > 0)
+        present = np.zeros(needed.size, dtype=np.int64)
+        present[used] = 1
+        for place in np.flatnonzero(is_kept):
+            present[used[place] + 1 : used[place + 1]] = 1
+        fleet += present
+        starts += begins
+        paid_s += float(present.sum()) * step_s + begins * startup_s
+    return Bound(gpu_s=paid_s, fleet=fleet, step_s=step_s, starts_count=starts)
+
+
+def clairvoyant_bound(work: Work, *, startup_s: float, step_s: float = BOUND_STEP_S) -> Bound:
+    """Bound the GPU-seconds of the counted part of a load from below.
+
+    Args:
+        work: of a load.
+        startup_s: of a replica.
+        step_s: work is counted over so long; a load shorter than ten of them is cut into ten.
+    """
+    needed = _needed(work, work.prefill_gpus + work.decode_gpus, step_s)
+    return _counted(work.load, needed, step_s=step_s, startup_s=startup_s)
+
+
+def split_bound(work: Work, *, startup_s: float, step_s: float = BOUND_STEP_S) -> Bound:
+    """Bound the GPU-seconds of fleets whose GPUs each do one phase only, whole numbers of each.
+
+    Not a bound of what Baton does, whose workers do both: it tells what whole numbers cost on small loads.
+
+    Args:
+        work: of a load.
+        startup_s: of a replica.
+        step_s: as of `clairvoyant_bound`.
+    """
+    needed = _needed(work, work.prefill_gpus, step_s) + _needed(work, work.decode_gpus, step_s)
+    return _counted(work.load, needed, step_s=step_s, startup_s=startup_s)
+
+
+def _per(load: Load, step_s: float) -> int:
+    """Count the steps of the load in one of the bound's."""
+    counted = int(load.counted.stop - load.counted.start)
+    return max(1, min(round(step_s / load.step_s), counted // 10))
+
+
+def _needed(work: Work, gpus: Floats, step_s: float) -> Counts:
+    """Count the GPUs that keep up with the mean work of each step of the bound; the last may be shorter."""
+    counted = gpus[work.load.counted]
+    starts = np.arange(0, counted.size, _per(work.load, step_s))
+    lengths = np.diff(np.append(starts, counted.size))
+    return np.ceil(np.add.reduceat(counted, starts) / lengths - EXCESS).astype(np.int64)
+
+
+def _counted(load: Load, needed: Counts, *, step_s: float, startup_s: float) -> Bound:
+    """Find the cheapest fleet, and take off what the last step lacks."""
+    long_s = _per(load, step_s) * load.step_s
+    bound = cheapest_fleet(needed, step_s=long_s, startup_s=startup_s)
+    surplus_s = needed.size * long_s - (load.counted.stop - load.counted.start) * load.step_s
+    return replace(bound, gpu_s=bound.gpu_s - surplus_s * float(bound.fleet[-1]))
