@@ -1,17 +1,22 @@
-"""The account of a decision: its numbers are copied at once, words and candidates are made when asked for.
+"""The account of a decision: its numbers are there, its words and candidates are made when asked for.
 
-Comes in: the priced ways of a query and which of them were taken, spared or barred. Goes out: a placement
-whose reason and candidates say what was known at the decision, whenever they are read. Nearly all placements
-are never explained, and words cost more than prices.
-Invariant: an account holds nothing that changes: numbers are copies, views are frozen.
+Comes in: the priced ways of a query, which of them would do, and which was taken. Goes out: a placement whose
+reason and candidates say what was known at the decision, whenever they are read. Nearly all placements are
+never explained, and the words cost more than the prices.
+Invariant: an account holds nothing that changes: columns are its own, views are frozen.
 Not here: the choice (`services.router.placement`), telling a person (`baton explain`).
 """
 
 from dataclasses import dataclass, fields
+from math import inf
 
+from services.domain.ids import WorkerId
 from services.domain.placement import Candidate, Path, Placement, PlacementQuery
 from services.router.bounds import Bounds
-from services.router.way import Taken, number_at
+from services.router.columns import Mask
+from services.router.refusal import Bar
+from services.router.sifting import Closed
+from services.router.way import Ways, number_at
 
 
 @dataclass(slots=True, kw_only=True)
@@ -26,79 +31,108 @@ class Wish:
     path: Path
     why: str
 
+    def __str__(self) -> str:
+        """Say what is wished for."""
+        return f"{self.path} prefill {self.why}"
+
 
 @dataclass(slots=True, kw_only=True)
 class Account:
     """What a decision was made from.
 
     Attributes:
-        taken: the ways named here: the good ones, best first; then those spared; those barred; last perhaps
-            one that is only named in the reason.
-        good_count: ways that could have been chosen.
-        spared_count: good ways of the path that was not wished for.
-        barred_count: ways that would not serve the request well.
-        against: which of them is the best on the other path; None where there is none.
-        closed: workers that could not be chosen, with reasons.
-        wish: for a path; None without.
-        impossible: why the path wished for, or else the other one, cannot be gone; None where it can.
-        block_count: full blocks of the prompt.
+        ways: all.
+        good: those that would serve the request well, shape [places]; None when all do.
+        closed: those that cannot be gone; None when none is.
         bounds: of the request.
+        chosen: place of the way that was taken.
+        wish: for a path; None without.
+        block_count: full blocks of the prompt.
+        candidates_kept: how many candidates are told.
     """
 
-    taken: Taken
-    good_count: int
-    spared_count: int
-    barred_count: int
-    against: int | None
-    closed: tuple[Candidate, ...]
-    wish: Wish | None
-    impossible: str | None
-    block_count: int
+    ways: Ways
+    good: Mask | None
+    closed: Closed | None
     bounds: Bounds
+    chosen: int
+    wish: Wish | None
+    block_count: int
+    candidates_kept: int
 
     def candidates(self) -> tuple[Candidate, ...]:
-        """List the ways that were looked at, best first, with what spoke against those not good enough."""
-        taken, bounds = self.taken, self.bounds
-        spared_at = self.good_count
-        barred_at = spared_at + self.spared_count
-        good = map(taken.candidate, range(self.good_count))
-        spared = (taken.candidate(i, self._wished()) for i in range(spared_at, barred_at))
-        barred = (
-            taken.candidate(i, bounds.objection(taken, i))
-            for i in range(barred_at, barred_at + self.barred_count)
-        )
-        return (*good, *spared, *barred, *self.closed)
+        """List ways, best first: the good ones, and as far as there is room those with an objection."""
+        ways, room = self.ways, self.candidates_kept
+        wish = self.wish if self.wish is not None and self._as_wished() else None
+        told = [
+            ways.candidate(place)
+            for place in ways.best(room, path=None if wish is None else wish.path, among=self.good)
+        ]
+        if wish is not None:
+            others = ways.best(room - len(told), path=_other(wish.path), among=self.good)
+            told += [ways.candidate(place, str(wish)) for place in others]
+        told += [
+            ways.candidate(place, self.bounds.objection(ways, place))
+            for place in self._best_barred(room - len(told))
+        ]
+        reasons = sorted(self._closed_reasons(), key=lambda e: (e[1], e[0]))[: room - len(told)]
+        told += [Candidate(path=path, worker_id=worker_id, excluded=why) for path, worker_id, why in reasons]
+        return tuple(told)
 
     def reason(self) -> str:
         """Say in one sentence what was chosen and what spoke against the other path."""
-        chosen = self.taken.candidate(0)
+        chosen = self.ways.candidate(self.chosen)
+        rest = _other(chosen.path)
         parts: list[str] = []
         if self.wish is not None:
-            but = "" if chosen.path is self.wish.path else f" but is impossible ({self.impossible})"
-            parts.append(self._wished() + but)
+            but = "" if self._as_wished() else f" but is impossible{self._why_not(rest)}"
+            parts.append(f"{self.wish}{but}")
         parts.append(
             f"worker {chosen.worker_id} holds {chosen.overlap_blocks} of {self.block_count} blocks; "
             f"predicted TTFT {_ms(chosen.ttft_s)}"
         )
         if chosen.harm_s > 0:
-            parts.append(f"it stalls {self._stall(0)}")
-        if self.against is not None:
-            parts.append(self._against(self.against))
-        elif self.wish is None:
-            parts.append(f"{other_path(chosen.path)} is impossible ({self.impossible})")
+            parts.append(f"it stalls {self._stall(self.chosen)}")
+        if self.wish is None or self._as_wished():
+            against = self.ways.first(path=rest, among=self.good)
+            if against is not None:
+                parts.append(self._against(against))
+            elif self.wish is None:
+                parts.append(f"{rest} is impossible{self._why_not(rest)}")
         return f"{chosen.path}: " + "; ".join(parts)
 
-    def _wished(self) -> str:
-        return "" if self.wish is None else f"{self.wish.path} prefill {self.wish.why}"
+    def _as_wished(self) -> bool:
+        return self.wish is not None and self.ways.path(self.chosen) is self.wish.path
 
-    def _against(self, index: int) -> str:
-        other = self.taken.candidate(index)
+    def _best_barred(self, count: int, path: Path | None = None) -> list[int]:
+        """Find the best of the ways that could be gone, but not well."""
+        if self.good is None:
+            return []
+        return self.ways.best(count, path=path, among=~self.good & (self.ways.cost_s < inf))
+
+    def _closed_reasons(self) -> list[tuple[Path, WorkerId, str]]:
+        if self.closed is None:
+            return []
+        return [(path, view.worker_id, why) for path, view, why in self.closed.reasons()]
+
+    def _why_not(self, path: Path) -> str:
+        """Say why a path is closed, by the first worker that would have offered it."""
+        ways = self.ways
+        for least in self._best_barred(1, path):
+            what = "is full for" if self.bounds.bar(ways, least) is Bar.FULL else "would keep it waiting for"
+            return f" ({ways.worker_ids[least]} {what} {ways.wait_s[least]:.1f} s)"
+        for _, worker_id, why in sorted(reason for reason in self._closed_reasons() if reason[0] is path):
+            return f" ({worker_id}: {why})"
+        return " (no worker offers it)"
+
+    def _against(self, place: int) -> str:
+        other = self.ways.candidate(place)
         how = "prefilling on" if other.path is Path.LOCAL else "handing over from"
-        stall = f" and stall {self._stall(index)}" if other.harm_s > 0 else ""
+        stall = f" and stall {self._stall(place)}" if other.harm_s > 0 else ""
         return f"{how} {other.worker_id} would take {_ms(other.ttft_s)}{stall}"
 
-    def _stall(self, index: int) -> str:
-        count, harm_s = self.taken.harmed_count(index), self.taken.candidate(index).harm_s
+    def _stall(self, place: int) -> str:
+        count, harm_s = int(self.ways.running_count[place]), number_at(self.ways.harm_s, place)
         plural, each = ("request", "") if count == 1 else ("requests", " each")
         return f"{count} running {plural} for {_ms(harm_s / count)}{each}"
 
@@ -114,20 +148,20 @@ class AccountedPlacement(Placement):
     wait_s: float
 
     def __init__(self, query: PlacementQuery, account: Account) -> None:
-        """Take the numbers of the chosen way, which is the first of the account."""
-        taken, bounds = account.taken, account.bounds
-        ttft_s, tpot_s = number_at(taken.ttft_s, 0), number_at(taken.tpot_s, 0)
-        put = object.__setattr__
+        """Take the numbers of the chosen way."""
+        ways, place = account.ways, account.chosen
+        ttft_s, tpot_s = float(ways.ttft_s[place]), float(ways.tpot_s[place])
+        put = object.__setattr__  # the class is frozen
         put(self, "request_id", query.request_id)
-        put(self, "path", taken.paths[0])
-        put(self, "worker_id", taken.worker_ids[0])
-        put(self, "overlap_blocks", int(number_at(taken.overlap_blocks, 0)))
+        put(self, "path", ways.path(place))
+        put(self, "worker_id", ways.worker_ids[place])
+        put(self, "overlap_blocks", int(number_at(ways.overlap_blocks, place)))
         put(self, "predicted_ttft_s", ttft_s)
         put(self, "predicted_tpot_s", tpot_s)
-        put(self, "predicted_s", bounds.predicted_s(ttft_s, tpot_s))
-        put(self, "margins", bounds.margins)
-        put(self, "wait_s", number_at(taken.wait_s, 0))
-        put(self, "prefill_s", number_at(taken.prefill_s, 0))
+        put(self, "predicted_s", account.bounds.predicted_s(ttft_s, tpot_s))
+        put(self, "margins", account.bounds.margins)
+        put(self, "wait_s", float(ways.wait_s[place]))
+        put(self, "prefill_s", number_at(ways.prefill_s, place))
         put(self, "_account", account)
 
     def __eq__(self, other: object) -> bool:
@@ -148,8 +182,7 @@ class AccountedPlacement(Placement):
         return self._account.candidates()
 
 
-def other_path(path: Path) -> Path:
-    """Name the one of the two that this is not."""
+def _other(path: Path) -> Path:
     return Path.REMOTE if path is Path.LOCAL else Path.LOCAL
 
 

@@ -18,7 +18,7 @@ from services.domain.slo import Margins
 from services.router.columns import Column, Mask
 from services.router.refusal import Bar, Barred
 from services.router.settings import RouterSettings
-from services.router.way import Taken, Ways, number_at
+from services.router.way import Ways
 
 WAIT_FLOOR_FRAC = 0.25
 """Wait that is always allowed, in TTFT targets: a prompt whose own prefill takes longer than the target
@@ -128,42 +128,42 @@ class Bounds(NamedTuple):
         places = [
             int(np.where(mask, number_s, inf).argmin()) for mask, number_s in asked if np.count_nonzero(mask)
         ]
-        taken = ways.take(places)
         return [
             Barred(
-                bar=self.bar(taken, i),
-                wait_s=number_at(taken.wait_s, i),
-                wait_max_s=self._wait_max_of_s(taken, i),
-                room_s=number_at(taken.room_s, i),
-                predicted_s=self._end_of_s(taken, i),
+                bar=self.bar(ways, place),
+                wait_s=float(ways.wait_s[place]),
+                wait_max_s=self._wait_max_at_s(ways, place),
+                room_s=0.0 if ways.room_s is None else float(ways.room_s[place]),
+                predicted_s=self._end_at_s(ways, place),
             )
-            for i in range(len(places))
+            for place in places
         ]
 
-    def bar(self, taken: Taken, index: int) -> Bar:
+    def bar(self, ways: Ways, place: int) -> Bar:
         """Name the first thing that is wrong with a way that is not good."""
-        if number_at(taken.wait_s, index) > self._wait_max_of_s(taken, index):
+        if ways.wait_s[place] > self._wait_max_at_s(ways, place):
             return Bar.LATE
-        if self.deadline_s is not None and self._end_of_s(taken, index) > self.deadline_s:
+        if self.deadline_s is not None and self._end_at_s(ways, place) > self.deadline_s:
             return Bar.DEADLINE
         return Bar.FULL
 
-    def objection(self, taken: Taken, index: int) -> str:
+    def objection(self, ways: Ways, place: int) -> str:
         """Say what is wrong with a way that is not good."""
-        match self.bar(taken, index):
+        match self.bar(ways, place):
             case Bar.LATE:
-                longest_s = max(0.0, self._wait_max_of_s(taken, index))
-                return f"its wait of {number_at(taken.wait_s, index):.2f} s is longer than {longest_s:.2f} s"
+                longest_s = max(0.0, self._wait_max_at_s(ways, place))
+                return f"its wait of {ways.wait_s[place]:.2f} s is longer than {longest_s:.2f} s"
             case Bar.FULL:
-                return f"decode has no room for it before {number_at(taken.room_s, index):.2f} s"
+                room_s = 0.0 if ways.room_s is None else ways.room_s[place]
+                return f"decode has no room for it before {room_s:.2f} s"
             case Bar.DEADLINE:
-                return f"its end in {self._end_of_s(taken, index):.2f} s is after the deadline"
+                return f"its end in {self._end_at_s(ways, place):.2f} s is after the deadline"
 
-    def _wait_max_of_s(self, taken: Taken, index: int) -> float:
-        return self.wait_max_s(number_at(taken.ttft_s, index) - number_at(taken.wait_s, index))
+    def _wait_max_at_s(self, ways: Ways, place: int) -> float:
+        return self.wait_max_s(float(ways.ttft_s[place]) - float(ways.wait_s[place]))
 
-    def _end_of_s(self, taken: Taken, index: int) -> float:
-        return self.predicted_s(number_at(taken.ttft_s, index), number_at(taken.tpot_s, index))
+    def _end_at_s(self, ways: Ways, place: int) -> float:
+        return self.predicted_s(float(ways.ttft_s[place]), float(ways.tpot_s[place]))
 
     def _waits_max_s(self, ways: Ways) -> Column | float:
         if self.burst_wait_s is not None or self.batch:

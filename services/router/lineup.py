@@ -83,6 +83,10 @@ class Lineup:
             return decoders[len(decoders) - 1 - place]
         return self._views[Phase.PREFILL][place - len(decoders)]
 
+    def views(self) -> tuple[WorkerView, ...]:
+        """The workers at all places of `Sight.all`."""
+        return (*reversed(self._views[Phase.DECODE]), *self._views[Phase.PREFILL])
+
     def place(self, worker_id: WorkerId, phase: Phase) -> int | None:
         """Place of a worker in `Sight.all`, None when it does not serve the phase."""
         rank = self._ranks[phase].get(worker_id)
@@ -176,7 +180,7 @@ class Lineup:
             all=everyone,
             decoders=decoders,
             prefillers=part(middle, end),
-            worker_ids=tuple(self.view(place).worker_id for place in range(end - begin)),
+            worker_ids=tuple(view.worker_id for view in self.views()),
             seeds=self._seeds[begin:end],
             numbers=self._numbers_at[begin:end],
             numbers_max=len(self._numbers) + len(self._numbers_free),

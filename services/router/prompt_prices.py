@@ -2,7 +2,8 @@
 
 Comes in: a prompt, leading tokens that exist, workers in columns. Goes out: seconds and steps in columns.
 Invariant: each entry is the sum over the steps that `PerformanceModel.prefill_s` prices; no operation mixes
-workers. Full steps grow evenly, because each new chunk attends to one chunk more: that gives a closed form.
+workers. What tokens add by themselves is counted from the beginning of the prompt, so that a stretch of them
+is a difference; full steps grow evenly, because each new chunk attends to one chunk more.
 Not here: waiting and choosing (`services.router.ways`).
 """
 
@@ -10,7 +11,7 @@ from math import inf
 
 import numpy as np
 
-from services.router.columns import Column, Number, Traits, rounded_up
+from services.router.columns import ZERO, Column, Number, Traits, rounded_down
 
 
 class PromptPrices:
@@ -28,23 +29,20 @@ class PromptPrices:
             cached_tokens: leading tokens whose KV exists, below the whole.
             bends: whether a performance model has a square of its own.
         """
-        t, budget = traits, traits.step_tokens_max
-        self._traits, self._cached = traits, cached_tokens
-        self.new_tokens: Number = prompt_tokens - cached_tokens
-        self._full_count = rounded_up(self.new_tokens / budget) - 1.0
-        last = self.new_tokens - self._full_count * budget
-        # Tokens of the last step attend to the whole prompt, but for half of their own.
-        each_s = (prompt_tokens * t.prefill_attention_s + t.prefill_token_s) - last * (
-            t.prefill_attention_s / 2.0
-        )
-        last_s: Number = last * each_s + t.prefill_step_s
+        budget = traits.step_tokens_max
+        self._traits, self._bends = traits, bends
+        self._prompt_tokens, self._cached = prompt_tokens, cached_tokens
+        full_count = rounded_down((prompt_tokens - 1.0 - cached_tokens) / budget)
+        step_s: Number = traits.prefill_step_s
+        # To the last bit the last step when there is no other: stalls must come out as exactly nothing.
+        self._whole_s = self._prefix_s(float(prompt_tokens)) + step_s
+        total_s = self._whole_s - self._prefix_s(cached_tokens)
         if bends:
-            last_s = last_s + last * last * t.prefill_square_s
-        half_s = self._growth_s() / 2.0
-        mean_s = self._full_count * half_s + (self._first_s() - half_s)
-        self._full_s: Number = self._full_count * mean_s
-        self._last_s = last_s
-        self.total_s: Number = self._full_s + last_s
+            last = prompt_tokens - (full_count * budget + cached_tokens)
+            total_s = total_s + last * last * traits.prefill_square_s
+            step_s = step_s + budget * budget * traits.prefill_square_s
+        self.total_s: Number = full_count * step_s + total_s
+        self._full_count = full_count
 
     @property
     def step_count(self) -> Number:
@@ -61,27 +59,36 @@ class PromptPrices:
             decode_step_s: the decode part of each step, s.
             tpot_s: what a step may take, s.
         """
-        slack_s = np.maximum(0.0, tpot_s - decode_step_s)
-        lost_s: Column = self._full_s - slack_s * self._full_count
+        slack_s = np.maximum(tpot_s - decode_step_s, ZERO)
+        last_s = self._last_s()
+        lost_s: Column = (self.total_s - last_s) - slack_s * self._full_count
         shortest_s = self._traits.full_step_s
         if isinstance(shortest_s, np.ndarray) or shortest_s < tpot_s:
             lost_s = self._but_kept_s(lost_s, slack_s)
-        lost_s += np.maximum(0.0, self._last_s - slack_s)
+        lost_s += np.maximum(last_s - slack_s, ZERO)
         return lost_s
 
-    def _first_s(self) -> Number:
-        """The first of the full steps."""
+    def _prefix_s(self, tokens: Number) -> Number:
+        """What the first tokens of a prompt add to steps by themselves; see `PerformanceModel.chunk_s`."""
         t = self._traits
-        return self._cached * (t.prefill_attention_s * t.step_tokens_max) + t.full_step_s
+        cost_s: Number = (tokens * (t.prefill_attention_s / 2.0) + t.prefill_token_s) * tokens
+        return cost_s
 
-    def _growth_s(self) -> Number:
-        """What each full step takes more than the one before it."""
+    def _last_s(self) -> Number:
+        """The last step."""
         t = self._traits
-        return t.prefill_attention_s * t.step_tokens_max * t.step_tokens_max
+        before = self._full_count * t.step_tokens_max + self._cached
+        last_s = self._whole_s - self._prefix_s(before)
+        if self._bends:
+            last = self._prompt_tokens - before
+            last_s = last_s + last * last * t.prefill_square_s
+        return last_s
 
     def _but_kept_s(self, lost_s: Column, slack_s: Column) -> Column:
         """Leave out the full steps that keep the target: the first ones, for they grow."""
-        first_s, growth_s, count = self._first_s(), self._growth_s(), self._full_count
+        t, count = self._traits, self._full_count
+        growth_s = t.prefill_attention_s * t.step_tokens_max * t.step_tokens_max
+        first_s = self._cached * (t.prefill_attention_s * t.step_tokens_max) + t.full_step_s
         some = (slack_s > first_s) & (count > 0.0)
         if not np.count_nonzero(some):
             return lost_s

@@ -113,22 +113,52 @@ class Able:
     prefill: Need | None = None
     mask: Mask | None = None
 
-    def excluded(self, alone: Mask | None) -> list[tuple[Path, WorkerView, str]]:
-        """Say why the others cannot be chosen.
+    def closed(self, alone: Mask | None) -> "Closed":
+        """Tell which ways cannot be gone.
 
         Args:
             alone: prefillers whose KV no other worker could decode; shape [prefillers].
         """
-        if self.mask is None and alone is None:
-            return []
         first = self.lineup.sight().decoders.count
-        closed = np.zeros(self.lineup.sight().all.count, bool) if self.mask is None else ~self.mask
+        mask = np.zeros(self.lineup.sight().all.count, bool) if self.mask is None else ~self.mask
         if alone is not None:
-            closed[first:] |= alone
+            mask[first:] |= alone
+        return Closed(
+            mask=mask,
+            views=self.lineup.views(),
+            decoder_count=first,
+            decode=self.decode,
+            prefill=self.prefill,
+            queue_reachable=self.queue_reachable,
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class Closed:
+    """Ways that cannot be gone.
+
+    Attributes:
+        mask: shape [places].
+        views: workers as they were at the decision; shape [places].
+        decoder_count: places before it are local.
+        decode: what a worker that decodes is asked; None when all may be chosen.
+        prefill: what a worker that prefills is asked; None when all may be chosen.
+        queue_reachable: whether a prompt could be queued at all.
+    """
+
+    mask: Mask
+    views: tuple[WorkerView, ...]
+    decoder_count: int
+    decode: Need | None
+    prefill: Need | None
+    queue_reachable: bool
+
+    def reasons(self) -> list[tuple[Path, WorkerView, str]]:
+        """Say of each why it cannot be gone."""
         found: list[tuple[Path, WorkerView, str]] = []
-        for place in closed.nonzero()[0].tolist():
-            view = self.lineup.view(place)
-            if place < first:
+        for place in self.mask.nonzero()[0].tolist():
+            view = self.views[place]
+            if place < self.decoder_count:
                 found.append((Path.LOCAL, view, _why(view, self.decode) or "cannot be chosen"))
             elif why := _why(view, self.prefill):
                 found.append((Path.REMOTE, view, why))

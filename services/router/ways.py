@@ -21,7 +21,7 @@ from services.router.lineup import Lineup
 from services.router.prompt_prices import PromptPrices
 from services.router.queue_load import QueueLoad
 from services.router.seats import Coming, StepBound, find_seats, hand_over
-from services.router.sifting import Able
+from services.router.sifting import Able, Closed
 from services.router.waits import prefill_room_waits_s, queued_s
 from services.router.way import Ways
 from services.router.worker_view import hash64
@@ -36,7 +36,7 @@ def price(
     queue: QueueLoad,
     tpot_s: float,
     bound: StepBound,
-) -> Ways:
+) -> tuple[Ways, Closed | None]:
     """Price every way.
 
     Args:
@@ -47,6 +47,9 @@ def price(
         queue: what waits for any prefill worker.
         tpot_s: what a decode step should take.
         bound: what it may take at most.
+
+    Returns:
+        The ways, and those that are closed; None when none is.
     """
     sight = lineup.sight()
     everyone, first, seed = sight.all, sight.decoders.count, hash64(query.request_id)
@@ -102,20 +105,23 @@ def price(
             alone = np.ones(everyone.count, dtype=bool)
     ttft_s: Column = wait_s + prices.total_s
     if has_pool:
-        ttft_s[first:] += handed_s
+        remote_s = ttft_s[first:]
+        remote_s += handed_s
     cost_s = ttft_s
-    harm_s: Column | None = None
+    harm_s: Number = 0.0
     if np.count_nonzero(loads.running_count):
         ttft_s += loads.step_s * prices.step_count
         harm_s = loads.running_count * prices.stall_s(decode_step_s=loads.step_s, tpot_s=tpot_s)
         cost_s = ttft_s + harm_s
-    return Ways(
-        lineup=lineup,
-        sight=sight,
+    ways = Ways(
+        worker_ids=sight.worker_ids,
+        decoder_count=first,
+        seeds=sight.seeds.copy(),
         request_seed=seed,
-        cost_s=_closed(cost_s, first, able.mask, alone),
-        overlap_blocks=overlap_blocks,
-        uncached_tokens=prices.new_tokens,
+        prompt_tokens=query.prompt_tokens,
+        cost_s=cost_s,
+        overlap_blocks=0.0 if overlap_blocks is None else overlap_blocks,
+        cached_tokens=cached,
         wait_s=wait_s,
         prefill_s=prices.total_s,
         transfer_s=transfer_s,
@@ -123,17 +129,13 @@ def price(
         tpot_s=pace_s,
         room_s=room_s,
         harm_s=harm_s,
-        alone=alone,
+        running_count=loads.running_count.copy(),
     )
-
-
-def _closed(cost_s: Column, first: int, able: Mask | None, alone: Mask | None) -> Column:
-    """Close the ways of workers that cannot be chosen."""
-    if able is not None:
-        cost_s = np.where(able, cost_s, inf)
-    if alone is not None:
-        cost_s = np.concatenate((cost_s[:first], np.where(alone, inf, cost_s[first:])))
-    return cost_s
+    if able.mask is None and alone is None:
+        return ways, None
+    closed = able.closed(alone)
+    ways.cost_s = np.where(closed.mask, inf, cost_s)
+    return ways, closed
 
 
 def _by_place(lineup: Lineup, told: Mapping[WorkerId, float]) -> Column | None:

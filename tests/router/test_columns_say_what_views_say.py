@@ -209,7 +209,7 @@ def test_columns_sift_like_the_filters(
         queue_reachable=True,
     )
     need = Need(tokens=tokens, avoid=frozenset(avoid), now_s=5.0, stale_after_s=2.0)
-    told = {(path.value, view.worker_id, why) for path, view, why in able.excluded(None)}
+    told = {(path.value, view.worker_id, why) for path, view, why in able.closed(None).reasons()}
     expected = {
         (path, view.worker_id, why)
         for path, phase in (("local", Phase.DECODE), ("remote", Phase.PREFILL))
