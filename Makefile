@@ -43,7 +43,7 @@ proto: setup ## regenerate services/wire/generated from proto/
 	@cd "$(ROOT)" && "$(BIN)/python" -m services.wire.generate
 
 .PHONY: docs
-docs: setup ## write the generated pages of docs/ again: settings, metrics
+docs: setup ## write what is made from the code again: settings, metrics, the chart's values and schema
 	@cd "$(ROOT)" && "$(BIN)/python" -m services.cli.pages
 
 .PHONY: bench

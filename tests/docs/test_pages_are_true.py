@@ -7,9 +7,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec import inspect as shape
 
 from services.cli import settings_page
 from services.cli.__main__ import make_parser
+from services.cli.chart.values import ChartValues
 from services.domain.errors import LEAVES
 from services.gateway.edge.error_table import TABLE as ERRORS
 from services.gateway.edge.openapi import describe
@@ -59,13 +61,21 @@ def dead_links(page: Path, text: str) -> Iterator[str]:
 
 
 def setting_keys() -> frozenset[str]:
-    """All dotted keys of the page of settings, whatever file they belong to."""
-    return frozenset(
+    """All dotted keys of the page of settings, whatever file they belong to, and of the chart's values."""
+    chart = set(_chart_keys(shape.type_info(ChartValues), ""))
+    return frozenset(chart) | frozenset(
         f"{place.rsplit(': ', 1)[-1]}.{setting.name}".lstrip(".")
         for section in settings_page.sections()
         for place in section.places
         for setting in section.settings
     )
+
+
+def _chart_keys(kind: shape.Type, at: str) -> Iterator[str]:
+    if isinstance(kind, shape.StructType):
+        for field in kind.fields:
+            yield f"{at}{field.encode_name}"
+            yield from _chart_keys(field.type, f"{at}{field.encode_name}.")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

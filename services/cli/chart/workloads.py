@@ -222,7 +222,7 @@ class Gateway(Pods, frozen=True, kw_only=True):
 
 
 class StandaloneRouter(Pods, frozen=True, kw_only=True):
-    """A router of its own; otherwise each gateway holds one (docs/router-alone.md)."""
+    """A router of its own; otherwise each gateway holds one."""
 
     enabled: bool = False
     """Run it."""
