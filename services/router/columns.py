@@ -6,7 +6,7 @@ Not here: who stands where in them (`services.router.lineup`).
 """
 
 from dataclasses import dataclass
-from math import floor
+from math import floor, inf
 
 import numpy as np
 import numpy.typing as npt
@@ -50,11 +50,16 @@ class Loads:
     """Sequences accepted that do not decode yet."""
     is_idle: Column
     """1 where nothing decodes, else 0."""
-    used_blocks: Column
     free_blocks: Column
     backlog_s: Column
     step_s: Column
     slowdown: Column
+    freed_blocks: Column
+    """Blocks that become free when one running sequence ends."""
+    end_step_s: Column
+    """Part of each step after which one of them ends, if each has one token to write; 0 where none runs."""
+    end_s: Column
+    """Until a handoff that holds memory is read, where nothing runs; else 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,18 +95,21 @@ TRAITS_COUNT = len(Traits.__dataclass_fields__)
 
 
 def loads_of(view: WorkerView) -> tuple[float, ...]:
-    """One worker's numbers, in the order of `Loads`."""
+    """One worker's numbers, in the order of `Loads`; see `prices.room_wait_s` for the last three."""
+    running_count = view.running_count
     return (
         view.seen_at_s if view.ready else np.nan,
         view.sequence_count,
-        view.running_count,
-        view.sequence_count - view.running_count,
-        not view.running_count,
-        view.used_blocks,
+        running_count,
+        view.sequence_count - running_count,
+        not running_count,
         view.free_blocks,
         view.backlog_s,
         view.step_s,
         view.slowdown,
+        max(1, view.used_blocks // max(1, running_count)),
+        view.step_s / running_count if running_count else 0.0,
+        0.0 if running_count else view.status.performance.handoff_s,
     )
 
 
@@ -130,6 +138,19 @@ def traits_of(limits: WorkerLimits, performance: PerformanceModel) -> tuple[floa
     )
 
 
+@dataclass(slots=True)
+class Fullest:
+    """How full the fullest workers of a part are, one number of each kind; never less full than they are."""
+
+    free_blocks: float = -inf
+    sequence_count: float = inf
+
+    def fold(self, view: WorkerView) -> None:
+        """Take a worker as it is now. That it was fuller before is not forgotten."""
+        self.free_blocks = min(self.free_blocks, view.free_blocks)
+        self.sequence_count = max(self.sequence_count, view.sequence_count)
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """Neighbouring places: the decoders, the prefillers, or both one after the other."""
@@ -137,3 +158,30 @@ class Part:
     count: int
     loads: Loads
     traits: Traits
+    fullest: Fullest
+
+    def all_have_room(self, blocks: Number, *, growth_blocks: Number = 0.0, joining: float = 0.0) -> bool:
+        """Whether there surely is room for one more sequence at every worker: mostly so, and cheap to ask.
+
+        Args:
+            blocks: that it needs, and those that come before it.
+            growth_blocks: that each sequence there will need too.
+            joining: sequences that come before it.
+
+        Returns:
+            True when there is. False says nothing: each worker is to be looked at.
+        """
+        most = self.traits.sequences_max
+        if isinstance(blocks, np.ndarray) or isinstance(growth_blocks, np.ndarray):
+            return False
+        if isinstance(most, np.ndarray):
+            return False
+        fullest = self.fullest
+        for measured in (False, True):
+            if measured:
+                fullest.free_blocks = float(self.loads.free_blocks.min(initial=inf))
+                fullest.sequence_count = float(self.loads.sequence_count.max(initial=0.0))
+            count = fullest.sequence_count
+            if fullest.free_blocks - count * growth_blocks >= blocks and count < most - joining:
+                return True
+        return False

@@ -18,6 +18,7 @@ from services.router.columns import (
     LOADS_COUNT,
     TRAITS_COUNT,
     Column,
+    Fullest,
     Loads,
     Mask,
     Part,
@@ -63,6 +64,7 @@ class Lineup:
         self._views: dict[Phase, list[WorkerView]] = {Phase.DECODE: [], Phase.PREFILL: []}
         """By distance from the middle."""
         self._ranks: dict[Phase, dict[WorkerId, int]] = {Phase.DECODE: {}, Phase.PREFILL: {}}
+        self._fullest = {Phase.DECODE: Fullest(), Phase.PREFILL: Fullest()}
         self._numbers: dict[WorkerId, int] = {}
         self._numbers_free: list[int] = []
         self._oldest_s = inf  # no status is older; minus infinity when a worker is not ready
@@ -105,6 +107,7 @@ class Lineup:
                 self._fill(view, phase, rank)
             self._views[phase][rank] = view
             self._table[:LOADS_COUNT, self._slot(phase, rank)] = loads_of(view)
+            self._fullest[phase].fold(view)
         self._oldest_s = min(self._oldest_s, view.seen_at_s if view.ready else -inf)
 
     def drop(self, view: WorkerView) -> None:
@@ -166,20 +169,21 @@ class Lineup:
         views = [view for phase in self._views.values() for view in phase]
         equal = len({view.speed for view in views}) == 1
 
-        def part(first: int, last: int) -> Part:
+        def part(first: int, last: int, fullest: Fullest) -> Part:
             rows = cast(list[Column], list(self._table[:, first:last]))
             return Part(
                 last - first,
                 Loads(*rows[:LOADS_COUNT]),
                 Traits(*(self._table[LOADS_COUNT:, begin].tolist() if equal else rows[LOADS_COUNT:])),
+                fullest,
             )
 
-        everyone, decoders = part(begin, end), part(begin, middle)
+        everyone = part(begin, end, Fullest())
         traits = everyone.traits
         return Sight(
             all=everyone,
-            decoders=decoders,
-            prefillers=part(middle, end),
+            decoders=part(begin, middle, self._fullest[Phase.DECODE]),
+            prefillers=part(middle, end, self._fullest[Phase.PREFILL]),
             worker_ids=tuple(view.worker_id for view in self.views()),
             seeds=self._seeds[begin:end],
             numbers=self._numbers_at[begin:end],

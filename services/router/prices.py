@@ -67,7 +67,7 @@ def room_wait_s(
     ends = max(-(-shortage_blocks // blocks_each), shortage_sequences)
     if running_count == 0:
         return ends * performance.handoff_s
-    return ends / running_count * output_tokens * step_s
+    return ends * (step_s / running_count * output_tokens)
 
 
 def preemption_s(

@@ -86,38 +86,19 @@ def find_seats(
         bends: whether a performance model has a square of its own.
         has_pool: whether there are prefill workers to leave prompts to.
     """
-    loads, traits = part.loads, part.traits
-    sequences, size = loads.sequence_count, traits.block_size_tokens
+    loads = part.loads
     added_s, idle_s, alone_s = _sequence_s(part, query.prompt_tokens, bends)
     step_s = loads.is_idle * idle_s + loads.step_s + added_s
     joining = loads.waiting_count + coming.sequence_count if coming.sequence_count else loads.waiting_count
     pace_s = (joining * added_s + step_s) * loads.slowdown
     longest_s = bound.beside(alone_s)
-    growth, free = query.output_tokens_expected or 0, loads.free_blocks
-    if growth:  # those there are halfway through theirs
-        free = free - sequences * (growth / 2 / size)
-    if coming.sequence_count or coming.tokens:
-        free = free - (coming.tokens + coming.sequence_count * growth) / size
-    peak_blocks = -(-(query.prompt_tokens + max(1.0, growth)) // size)
-    full = free < peak_blocks
-    full |= sequences >= traits.sequences_max - coming.sequence_count
-    shy = slow = pace_s > longest_s * LOCAL_PACE_FRAC
-    any_shy = np.count_nonzero(shy)
-    if any_shy:
-        slow = pace_s > longest_s
+    shy = pace_s > longest_s * LOCAL_PACE_FRAC
+    late_count: Column | None = None
+    if any_shy := np.count_nonzero(shy):
+        late_s = pace_s - longest_s
+        late_count = np.divide(late_s, added_s, out=np.zeros(part.count), where=late_s > 0.0)
         shy &= loads.running_count > 0.0
-        full |= slow
-    room_s = None
-    if np.count_nonzero(full):
-        late = np.divide(pace_s - longest_s, added_s, out=np.zeros(part.count), where=slow)
-        crowd = sequences + 1.0 + coming.sequence_count - traits.sequences_max
-        room_s = room_waits_s(
-            part,
-            shortage_blocks=np.ceil(peak_blocks - free),
-            shortage_sequences=np.ceil(np.maximum(late, crowd)),
-            output_tokens=query.output_tokens_expected or query.output_tokens_max,
-            where=full,
-        )
+    room_s = _rooms_s(part, query, coming, late_count)
     local_room_s = room_s
     if any_shy and has_pool:
         if room_s is not None:
@@ -126,6 +107,42 @@ def find_seats(
             otherwise_s = 0.0 if room_s is None else room_s
             local_room_s = np.where(shy, np.maximum(loads.backlog_s, step_s), otherwise_s)
     return Seats(room_s=room_s, step_s=step_s, pace_s=pace_s, local_room_s=local_room_s)
+
+
+def _rooms_s(part: Part, query: PlacementQuery, coming: Coming, late_count: Column | None) -> Column | None:
+    """Time until each worker has memory, a place and time for the sequence; None where all have.
+
+    Args:
+        part: the workers.
+        query: what is to be placed.
+        coming: what else is on its way to each.
+        late_count: sequences that would have to end first for steps to be short enough; None where they are.
+    """
+    loads, traits = part.loads, part.traits
+    sequences, size = loads.sequence_count, traits.block_size_tokens
+    growth = query.output_tokens_expected or 0
+    needed_blocks = -(-(query.prompt_tokens + max(1.0, growth)) // size)
+    if coming.sequence_count or coming.tokens:
+        needed_blocks = needed_blocks + (coming.tokens + coming.sequence_count * growth) / size
+    growth_blocks = growth / 2 / size  # those there are halfway through theirs
+    joining = coming.sequence_count
+    if late_count is None and part.all_have_room(needed_blocks, growth_blocks=growth_blocks, joining=joining):
+        return None
+    short_blocks = sequences * growth_blocks + needed_blocks - loads.free_blocks
+    full = (short_blocks > 0.0) | (sequences >= traits.sequences_max - joining)
+    short_count = sequences + (1.0 + joining) - traits.sequences_max
+    if late_count is not None:
+        full |= late_count > 0.0
+        short_count = np.maximum(short_count, late_count)
+    if not np.count_nonzero(full):
+        return None
+    return room_waits_s(
+        part,
+        shortage_blocks=np.ceil(short_blocks),
+        shortage_sequences=np.ceil(short_count),
+        output_tokens=query.output_tokens_expected or query.output_tokens_max,
+        where=full,
+    )
 
 
 def _sequence_s(part: Part, tokens: int, bends: bool) -> tuple[Number, Number, Number]:

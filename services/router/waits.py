@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from services.router.columns import Column, Mask, Number, Part, Traits
+from services.router.columns import ZERO, Column, Mask, Number, Part, Traits
 from services.router.queue_load import QueueLoad
 
 
@@ -26,13 +26,10 @@ def room_waits_s(
         where: which workers are asked; 0 for the others.
     """
     loads = part.loads
-    running = np.maximum(1.0, loads.running_count)
-    blocks_each = np.maximum(1.0, np.floor(loads.used_blocks / running))
-    ends = np.maximum(np.ceil(shortage_blocks / blocks_each), shortage_sequences)
-    busy_s = ends / running * output_tokens * loads.step_s
-    wait_s = np.where(loads.running_count > 0.0, busy_s, ends * part.traits.handoff_s)
-    short = where & ((shortage_blocks > 0.0) | (shortage_sequences > 0.0))
-    return np.where(short, wait_s, 0.0)
+    ends = np.maximum(np.ceil(shortage_blocks / loads.freed_blocks), shortage_sequences)
+    each_s = loads.end_step_s * output_tokens + loads.end_s
+    wait_s: Column = np.maximum(ends, ZERO) * each_s * where
+    return wait_s
 
 
 def prefill_room_waits_s(part: Part, prompt_tokens: int) -> Column | None:
@@ -44,6 +41,8 @@ def prefill_room_waits_s(part: Part, prompt_tokens: int) -> Column | None:
     """
     loads, traits = part.loads, part.traits
     prompt_blocks = -(-(prompt_tokens + 1.0) // traits.block_size_tokens)
+    if part.all_have_room(prompt_blocks):
+        return None
     short = (loads.free_blocks < prompt_blocks) | (loads.sequence_count >= traits.sequences_max)
     if not np.count_nonzero(short):
         return None
