@@ -15,7 +15,7 @@ import re
 import sys
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -44,7 +44,9 @@ class RunningPod:
     pod: Pod
     address: str
     folder: Path
-    process: asyncio.subprocess.Process | None = field(default=None)
+    process: asyncio.subprocess.Process | None = None
+    leaving: bool = False
+    """Services no longer lead to it."""
 
     @property
     def container(self) -> Manifest:
@@ -94,11 +96,13 @@ class Cluster:
         return [p for p in self.pods if _label(p.pod.template, "component") == component]
 
     def service(self, name: str, port: str) -> str:
-        """URL behind a Service: its first pod, at the port that the Service leads to."""
+        """URL behind a Service: one of its pods, at the port that the Service leads to."""
         (found,) = [m for m in self._manifests if m["kind"] == "Service" and m["metadata"]["name"] == name]
         (target,) = [p["targetPort"] for p in found["spec"]["ports"] if p["name"] == port]
         chosen = found["spec"]["selector"].items()
-        behind = [p for p in self.pods if chosen <= p.pod.template["metadata"]["labels"].items()]
+        behind = [
+            p for p in self.pods if chosen <= p.pod.template["metadata"]["labels"].items() and not p.leaving
+        ]
         return f"http://{behind[0].address}:{behind[0].port(target)}"
 
     async def start(self) -> None:
@@ -109,10 +113,14 @@ class Cluster:
         """
         for pod in self.pods:
             await self._start(pod)
-        async with httpx.AsyncClient() as http:
-            for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-                for pod in self.pods:
-                    await self._passes(http, pod, probe)
+        await self._are_ready(self.pods)
+
+    async def replace(self, pod: RunningPod) -> None:
+        """End one pod and start it again, as an upgrade does; return when it is ready."""
+        assert await self._end(pod) == 0, pod.log()
+        await self._start(pod)
+        await self._are_ready([pod])
+        pod.leaving = False
 
     async def stop(self) -> dict[str, int]:
         """End every pod as the kubelet does: the hook, SIGTERM, and its grace period.
@@ -123,20 +131,7 @@ class Cluster:
         Raises:
             TimeoutError: a pod outlived its grace period.
         """
-        codes = {}
-        for pod in reversed(self.pods):
-            assert pod.process is not None
-            hook = pod.container.get("lifecycle", {}).get("preStop", {}).get("exec")
-            if hook is not None:
-                process = await asyncio.create_subprocess_exec(
-                    *self._local(pod, hook["command"]), env=self._environment(pod)
-                )
-                assert await process.wait() == 0, hook
-            with contextlib.suppress(ProcessLookupError):
-                pod.process.terminate()
-            async with asyncio.timeout(pod.pod.template["spec"]["terminationGracePeriodSeconds"]):
-                codes[pod.name] = await pod.process.wait()
-        return codes
+        return {pod.name: await self._end(pod) for pod in reversed(self.pods)}
 
     async def kill(self) -> None:
         """End what still runs, now."""
@@ -167,7 +162,7 @@ class Cluster:
     async def _start(self, pod: RunningPod) -> None:
         self._mount(pod)
         command = self._local(pod, [*pod.container["command"], *pod.container["args"]])
-        with (pod.folder / "log").open("wb") as log:
+        with (pod.folder / "log").open("ab") as log:
             pod.process = await asyncio.create_subprocess_exec(
                 *command,
                 stdin=asyncio.subprocess.DEVNULL,
@@ -176,6 +171,26 @@ class Cluster:
                 cwd=pod.folder,
                 env=self._environment(pod),
             )
+
+    async def _end(self, pod: RunningPod) -> int:
+        assert pod.process is not None
+        pod.leaving = True
+        hook = pod.container.get("lifecycle", {}).get("preStop", {}).get("exec")
+        if hook is not None:
+            process = await asyncio.create_subprocess_exec(
+                *self._local(pod, hook["command"]), env=self._environment(pod)
+            )
+            assert await process.wait() == 0, hook
+        with contextlib.suppress(ProcessLookupError):
+            pod.process.terminate()
+        async with asyncio.timeout(pod.pod.template["spec"]["terminationGracePeriodSeconds"]):
+            return await pod.process.wait()
+
+    async def _are_ready(self, pods: Iterable[RunningPod]) -> None:
+        async with httpx.AsyncClient() as http:
+            for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+                for pod in pods:
+                    await self._passes(http, pod, probe)
 
     async def _passes(self, http: httpx.AsyncClient, pod: RunningPod, probe: str) -> None:
         assert pod.process is not None
@@ -203,7 +218,7 @@ class Cluster:
         return found
 
     def _mount(self, pod: RunningPod) -> None:
-        pod.folder.mkdir()
+        pod.folder.mkdir(exist_ok=True)
         volumes = {volume["name"]: volume for volume in pod.pod.template["spec"].get("volumes", [])}
         for mount in pod.container["volumeMounts"]:
             folder = pod.folder / mount["mountPath"].lstrip("/")

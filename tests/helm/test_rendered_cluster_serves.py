@@ -1,5 +1,6 @@
 """The commands, arguments, environments and files of rendered manifests are run as they stand, and serve."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -58,33 +59,48 @@ def test_programs_take_the_files_that_are_rendered_for_them(name: str, tmp_path:
     assert {"gateway", "worker"} <= checked
 
 
-async def _asks(cluster: Cluster, text: str) -> str:
-    """Ask the gateways' Service one question, as a client does."""
-    client = openai.AsyncOpenAI(base_url=f"{cluster.service('baton-gateway', 'http')}/v1", api_key="none")
+async def _asks(cluster: Cluster, text: str) -> None:
+    """Ask the gateways' Service one question; the first try must be answered."""
+    client = openai.AsyncOpenAI(
+        base_url=f"{cluster.service('baton-gateway', 'http')}/v1", api_key="none", max_retries=0
+    )
     async with client:
         answer = await client.chat.completions.create(
             model="baton-tiny", messages=[{"role": "user", "content": text}], max_tokens=8, temperature=0
         )
     assert answer.usage is not None
     assert answer.usage.completion_tokens > 0
-    return answer.choices[0].message.content or ""
+
+
+async def _asks_until(cluster: Cluster, over: asyncio.Event) -> int:
+    """Ask one question after another; returns how many were answered, all of them."""
+    count = 0
+    while not over.is_set():
+        await _asks(cluster, f"Question {count}: what is prefill? " * 20)
+        count += 1
+    return count
 
 
 async def test_the_laptop_values_serve(tmp_path: Path) -> None:
     """The smallest cluster answers, and every pod ends in order within its grace period."""
     manifests = render(merged(values_of("laptop"), SIMULATED))
     async with running(manifests, tmp_path, {}) as cluster:
-        assert await _asks(cluster, "What is prefill? " * 40)
+        await _asks(cluster, "What is prefill? " * 40)
         assert set((await cluster.stop()).values()) == {0}
 
 
-async def test_hardened_values_serve(tmp_path: Path) -> None:
-    """Three NATS servers with a login, a router of its own, and encryption on every hop that has it."""
+async def test_hardened_values_serve_through_an_upgrade(tmp_path: Path) -> None:
+    """Three NATS servers with a login, encryption; a pod of each kind replaced; every question answered."""
     manifests = render(merged(merged(values_of("laptop"), SIMULATED), HARDENED))
     servers = [pod.address for pod in Cluster(manifests, tmp_path, {}).of("nats")]
     async with running(manifests, tmp_path, _secrets(tmp_path, servers)) as cluster:
         assert len(cluster.of("worker")) == 3
-        assert await _asks(cluster, "What is decode? " * 40)
+        over = asyncio.Event()
+        asking = asyncio.create_task(_asks_until(cluster, over))
+        for component in ("nats", "worker", "router", "gateway"):
+            await cluster.replace(cluster.of(component)[0])
+        over.set()
+        assert await asking > len(cluster.pods)
         assert set((await cluster.stop()).values()) == {0}
 
 
