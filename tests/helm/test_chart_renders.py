@@ -1,5 +1,7 @@
 """The chart renders what a reviewer has seen, and Helm and Kubernetes take it."""
 
+import json
+
 import helm_python
 import pytest
 
@@ -71,3 +73,16 @@ def test_values_and_their_schema_are_fresh() -> None:
     again = "run `.venv/bin/python -m services.cli.pages`"
     assert (ROOT / pages.CHART_VALUES).read_text(encoding="utf-8") == files.render_values(), again
     assert (ROOT / pages.CHART_SCHEMA).read_text(encoding="utf-8") == files.render_schema(), again
+
+
+def test_every_key_of_the_values_says_what_it_means() -> None:
+    """A key without a meaning does not get past this test, wherever in the values it stands."""
+    schema = json.loads(files.render_schema())
+    sections = {"values": schema, **schema["$defs"]}
+    silent = [
+        f"{section}.{key}"
+        for section, found in sections.items()
+        for key, about in found.get("properties", {}).items()
+        if not about.get("description")
+    ]
+    assert not silent
