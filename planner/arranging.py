@@ -132,56 +132,64 @@ class Arranger:
             return
         late = self._late(wanted)
         while late > wanted.allowed_late_frac:
-            options = [(self._late(wanted, key), key) for key in self._ready if self._may_flip(key)]
+            options = [found for key in self._ready if (found := self._best_flip(wanted, key)) is not None]
             if not options:
                 return
-            best, key = min(options)
+            best, count, key = min(options)
             # Less than the allowance itself is no reason to stir: that is how often a plan may be wrong.
             if best > wanted.allowed_late_frac and best > late - wanted.allowed_late_frac:
                 return
-            self._move(key)
+            self._move(key, count)
             late = best
 
-    def _late(self, wanted: Wanted, flipped: PoolKey | None = None) -> float:
+    def _best_flip(self, wanted: Wanted, key: PoolKey) -> tuple[float, int, PoolKey] | None:
+        """Find the fewest workers of a pool whose turn is enough, or the number that is best if none is."""
+        best: tuple[float, int, PoolKey] | None = None
+        for count in range(1, self._flippable(key) + 1):
+            late = self._late(wanted, key, count)
+            if best is None or late < best[0]:
+                best = (late, count, key)
+            if late <= wanted.allowed_late_frac:
+                break
+        return best
+
+    def _late(self, wanted: Wanted, flipped: PoolKey | None = None, count: int = 0) -> float:
         prefill, decode = self.ready_worth(Phase.PREFILL), self.ready_worth(Phase.DECODE)
         if flipped is not None:
-            away, to = self._worths.of(*flipped), self._worths.of(_other(flipped[0]), flipped[1])
+            away = count * self._worths.of(*flipped)
+            to = count * self._worths.of(_other(flipped[0]), flipped[1])
             is_prefill = flipped[0] is Phase.PREFILL
             prefill += -away if is_prefill else to
             decode += to if is_prefill else -away
         return wanted.late_of(prefill, decode)
 
-    def _may_flip(self, key: PoolKey) -> bool:
+    def _flippable(self, key: PoolKey) -> int:
+        """Count the workers of a pool that may be turned over now."""
         phase, kind = key
         target = _other(phase)
-        return (
-            key not in self._fixed
-            and (target, kind) not in self._fixed
-            and self._ready[key] > 0
-            and self._flips.get((target, kind), 0) == 0
-            and self._count(phase) > max(1, self._limits(phase).workers_min)
-            and self._count(target) < self._limits(target).workers_max
-        )
+        if key in self._fixed or (target, kind) in self._fixed or self._flips.get((target, kind), 0) > 0:
+            return 0
+        spare = self._count(phase) - max(1, self._limits(phase).workers_min)
+        room = self._limits(target).workers_max - self._count(target)
+        return max(0, min(self._ready[key], spare, room))
 
-    def _move(self, key: PoolKey) -> None:
+    def _move(self, key: PoolKey, count: int) -> None:
         target = (_other(key[0]), key[1])
-        self._ready[key] -= 1
-        self._ready[target] = self._ready.get(target, 0) + 1
+        self._ready[key] -= count
+        self._ready[target] = self._ready.get(target, 0) + count
         self._starting.setdefault(target, 0)
-        self._flips[key] = self._flips.get(key, 0) + 1
+        self._flips[key] = self._flips.get(key, 0) + count
 
     # ------------------------------------------------------------------ starts
 
     def _fill_minimum(self) -> int:
-        purse, started = self._purse(), 0
-        for phase in Phase:
-            lack = self._limits(phase).workers_min - self._count(phase)
-            if lack > 0:
-                started += self._order(phase, float(lack), purse)
-        return started
+        lacks = {phase: self._limits(phase).workers_min - self._count(phase) for phase in Phase}
+        if max(lacks.values()) <= 0:
+            return 0
+        purse = self._purse()
+        return sum(self._order(phase, float(lack), purse) for phase, lack in lacks.items() if lack > 0)
 
     def _start(self, wanted: Wanted) -> int:
-        purse = self._purse()
         lacks = {
             Phase.PREFILL: wanted.later.prefill - self._ordered_worth(Phase.PREFILL),
             Phase.DECODE: wanted.later.decode - self._ordered_worth(Phase.DECODE),
@@ -190,7 +198,9 @@ class Arranger:
             total = sum(lacks.values())
             for phase in Phase:
                 lacks[phase] = min(lacks[phase], total)
-        started = 0
+        if max(lacks.values()) <= SMALL:
+            return 0
+        purse, started = self._purse(), 0
         for phase, lack in lacks.items():
             if lack > SMALL:
                 ordered_before = self._ordered_worth(phase)
@@ -277,6 +287,8 @@ class Arranger:
             )
         }
         stopped = 0
+        if sum(self._ordered_worth(phase) for phase in Phase) < kept_total + SMALL:
+            return stopped
         while stopped < self._settings.limits.stops_max:
             total = sum(self._ordered_worth(phase) for phase in Phase)
             options = [

@@ -7,7 +7,8 @@ less what chance alone makes of an observation, since queueing accounts for that
 (`smoothing`), what a forecast is used for (`planner`).
 
 A jump must not wait until methods have been judged at the horizon: a cumulative sum of what was seen beside
-what was expected (E. Page, 1954) finds it within a few looks, and all methods begin again at the new level.
+what was expected (E. Page, 1954) finds it within a few looks, and those methods that believe in jumps begin
+again at the new level.
 """
 
 import math
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from planner.load import Array
 from planner.observation import Demand
-from planner.smoothing import METHODS_COUNT, Smoothers
+from planner.smoothing import METHODS_COUNT, PLAIN_COUNT, Smoothers
 
 MEMORY_HORIZONS = 40.0
 """Errors count for so many horizons: long enough to tell methods apart, short enough to follow the day."""
@@ -28,6 +29,11 @@ MEMORY_MIN_S = 1_200.0
 FIRST_ERROR_FRAC = 0.1
 """Error of every method before it was judged, as a share of the level: a guess, outweighed after some
 looks."""
+OUTLIER = 3.0
+"""An error counts for at most so many usual ones: a jump in a week must not widen the interval for hours,
+while errors that keep coming soon are usual (P. Huber, 1964)."""
+JUMP_TRUST = 2.0
+"""Just after a jump, methods that do not believe in it must have a record that is better by this factor."""
 FIRST_WEIGHT = 2.0
 """Judgements that this guess counts for."""
 CUSUM_SLACK = 0.75
@@ -82,8 +88,13 @@ class Forecaster:
             return
         values = demand.requests_per_s * np.array([1.0, demand.uncached_tokens, demand.output_tokens])
         noise = _chance(demand, values)
-        if self._at_s is not None and self._has_jumped(at_s - self._at_s, demand.window_s, values, noise):
-            self._smoothers.jump(values)
+        if self._at_s is not None:
+            rises, falls = self._jumps(at_s - self._at_s, demand.window_s, values, noise)
+            if rises or falls:
+                self._smoothers.jump(values)
+            if rises:
+                for judge in self._judges:
+                    judge.trust_jumps(at_s)
         for judge in self._judges:
             judge.fold(at_s, values, noise)
         self._smoothers.fold(at_s, values)
@@ -109,7 +120,8 @@ class Forecaster:
         judge = self._judges[horizon]
         return tuple(judge.best(judge.expected).tolist())
 
-    def _has_jumped(self, dt_s: float, window_s: float, values: Array, noise: Array) -> bool:
+    def _jumps(self, dt_s: float, window_s: float, values: Array, noise: Array) -> tuple[bool, bool]:
+        """Tell whether the load has jumped up, and down, beyond what is usual."""
         judge, expected = self._judges[0], self._smoothers.ahead(dt_s)
         best = judge.best(expected)
         # Windows that overlap bring less news than their number says.
@@ -118,10 +130,10 @@ class Forecaster:
         deviation = news * (values - expected[_EACH, best]) / error
         self._above = np.maximum(0.0, self._above + deviation - CUSUM_SLACK)
         self._below = np.maximum(0.0, self._below - deviation - CUSUM_SLACK)
-        if max(self._above.max(), self._below.max()) <= CUSUM_LIMIT:
-            return False
-        self._above[:], self._below[:] = 0.0, 0.0
-        return True
+        rises, falls = self._above.max() > CUSUM_LIMIT, self._below.max() > CUSUM_LIMIT
+        if rises or falls:
+            self._above[:], self._below[:] = 0.0, 0.0
+        return bool(rises), bool(falls)
 
 
 class _Judge:
@@ -135,11 +147,21 @@ class _Judge:
         self._chance = np.zeros(SERIES)
         self._floor = np.zeros((SERIES, METHODS_COUNT))
         self._last_s: float | None = None
+        self._at_s = 0.0
+        self._trusted_s = -math.inf
         self.expected = np.zeros((SERIES, METHODS_COUNT))
         """Of each method, for `ahead_s` from the last observation."""
 
+    def trust_jumps(self, at_s: float) -> None:
+        """Until a rise can be judged, methods that followed it are believed unless their record is bad.
+
+        A fall is not: being late to see it costs a little, to see one that is none costs requests.
+        """
+        self._trusted_s = at_s + 1.5 * self.ahead_s
+
     def expect(self, at_s: float, window_s: float, smoothers: Smoothers) -> None:
         """Remember what is expected."""
+        self._at_s = at_s
         self.ahead_s = max(self._horizon_s, window_s)
         self.expected = smoothers.ahead(self.ahead_s)
         self._floor[:, :] = np.outer(self._chance, smoothers.echo(window_s))
@@ -161,13 +183,17 @@ class _Judge:
         self._last_s = at_s
         is_known = np.isfinite(due[0])
         errors = np.where(is_known, due, 0.0) - values[:, None]
+        usual = self._squares / np.maximum(self._weights, 1e-9)
+        squares = np.minimum(errors * errors, OUTLIER * OUTLIER * (usual + self._chance[:, None]))
         self._weights = np.where(is_known, self._weights * keep + 1.0, self._weights)
-        self._squares = np.where(is_known, self._squares * keep + errors * errors, self._squares)
+        self._squares = np.where(is_known, self._squares * keep + squares, self._squares)
         self._chance += (1.0 - keep) * (noise - self._chance)
 
     def best(self, expected: Array) -> Places:
         """The method with the smallest recent error among those that know; shape [series]."""
         means = np.where(np.isfinite(expected), self._squares / np.maximum(self._weights, 1e-9), math.inf)
+        if self._at_s <= self._trusted_s:
+            means[:, PLAIN_COUNT:] *= JUMP_TRUST
         return np.asarray(np.argmin(means, axis=1))
 
     def error(self, best: Places) -> Array:

@@ -62,11 +62,10 @@ def scenarios(requests_per_s: float, spread_frac: float) -> tuple[Array, Array]:
     Returns:
         Rates in requests per second, and the share of all requests that arrives in each; shapes [n], [n].
     """
-    if spread_frac <= 0.0:
-        return np.array([requests_per_s]), np.ones(1)
     rates = requests_per_s * np.maximum(0.0, 1.0 + spread_frac * _NODES)
     shares = rates * _WEIGHTS
-    return rates, shares / shares.sum()
+    total = float(shares.sum())
+    return rates, shares / total if total > 0.0 else _WEIGHTS
 
 
 def upper_tail(z: Array) -> Array:

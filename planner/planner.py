@@ -76,15 +76,16 @@ class Planner:
                 observation, f"what is known is {age_s:.0f} s old, more than {most_s:g} s: nothing is changed"
             )
         demand = observation.demand
-        if demand is None or (demand.requests_per_s > 0.0 and demand.output_tokens <= 0.0):
-            if self._is_called(observation):
-                return self._wake(observation)
+        if demand is not None and (demand.requests_per_s <= 0.0 or demand.output_tokens > 0.0):
+            self._learn(observation, demand)
+        if self._is_called(observation):
+            return self._wake(observation)
+        if demand is None or self._shape is None:
             return self._hold(observation, "nothing is known of any request: nothing is changed")
-        self._learn(observation, demand)
         now, later = self._forecaster.ahead(NOW), self._forecaster.ahead(LATER)
         if self._is_quiet(observation, demand, later):
             return self._rest(observation)
-        return self._plan(observation, now, later)
+        return self._plan(observation, self._shape, now, later)
 
     # ------------------------------------------------------------------ learning
 
@@ -119,7 +120,7 @@ class Planner:
         if demand.requests_per_s > 0.0 or backlog.waiting_count > 0 or backlog.running_count > 0:
             return False
         soon = later.requests_per_s * self._start_s
-        return self._shape is None or soon < 0.5
+        return soon < 0.5
 
     def _wake(self, observation: Observation) -> Decision:
         needs = Needs(prefill=1, decode=1)
@@ -173,9 +174,9 @@ class Planner:
 
     # ------------------------------------------------------------------ a plan
 
-    def _plan(self, observation: Observation, now: Forecast, later: Forecast) -> Decision:
+    def _plan(self, observation: Observation, shape: Shape, now: Forecast, later: Forecast) -> Decision:
         targets, attainment = self._settings.targets, observation.attainment
-        load = self._load(later)
+        load = _load(later, shape)
         engines = {
             kind.name: _engine(kind, attainment.prefill_pace, attainment.decode_pace)
             for kind in self._settings.kinds
@@ -198,7 +199,7 @@ class Planner:
             now=at_once,
             later=self._hints[LATER],
             kept=self._keep(observation.at_s, at_once, self._hints[LATER]),
-            late_of=lambda prefill, decode: sizings[NOW].late_of(max(0.0, prefill - clearing), decode),
+            late_of=lambda prefill, decode: sizings[NOW].late_of(prefill - clearing, decode),
             allowed_late_frac=allowed,
             may_stop=self._may_stop(observation.at_s),
         )
@@ -220,24 +221,6 @@ class Planner:
         """Prefill workers beyond the flow that clear, within a look, what would wait beyond the target."""
         excess_s = sizing.prefill_work_s(backlog.waiting_tokens) - needs.prefill * sizing.slo.ttft_s
         return max(0.0, excess_s / self._settings.look_s)
-
-    def _load(self, forecast: Forecast) -> Load:
-        shape = self._shape
-        assert shape is not None  # noqa: S101  # learnt with the first request, and nothing is planned before
-        rate = max(forecast.requests_per_s, 1e-9)
-        uncached = max(1.0, forecast.prefill_tokens_per_s / rate)
-        output = max(1.0, forecast.decode_tokens_per_s / rate)
-        prompt = uncached + shape.cached_tokens
-        return Load(
-            requests_per_s=forecast.requests_per_s,
-            spread_frac=forecast.spread_frac,
-            prompt_tokens=prompt,
-            uncached_tokens=uncached,
-            uncached_square_tokens=shape.square * uncached * uncached,
-            output_tokens=output,
-            context_tokens=shape.context * (prompt + output / 2.0),
-            dispersion=shape.dispersion,
-        )
 
     def _worths(self, engines: dict[str, Engine], load: Load) -> Worths:
         if len(engines) == 1:
@@ -282,6 +265,23 @@ def _shape(demand: Demand, backlog: Backlog) -> Shape:
         cached_tokens=max(0.0, demand.prompt_tokens - demand.uncached_tokens),
         context=context,
         dispersion=max(1.0, demand.dispersion),
+    )
+
+
+def _load(forecast: Forecast, shape: Shape) -> Load:
+    rate = max(forecast.requests_per_s, 1e-9)
+    uncached = max(1.0, forecast.prefill_tokens_per_s / rate)
+    output = max(1.0, forecast.decode_tokens_per_s / rate)
+    prompt = uncached + shape.cached_tokens
+    return Load(
+        requests_per_s=forecast.requests_per_s,
+        spread_frac=forecast.spread_frac,
+        prompt_tokens=prompt,
+        uncached_tokens=uncached,
+        uncached_square_tokens=shape.square * uncached * uncached,
+        output_tokens=output,
+        context_tokens=shape.context * (prompt + output / 2.0),
+        dispersion=shape.dispersion,
     )
 
 

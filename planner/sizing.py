@@ -12,6 +12,7 @@ A target that no number of workers reaches is replaced by the nearest one that c
 then that of the nearest target, and says so. Prompts that are late even without a queue change no plan.
 """
 
+import math
 from copy import copy
 from dataclasses import dataclass, replace
 from itertools import product
@@ -74,12 +75,12 @@ class Sizing:
         self._costs = prefill_costs(engine, load)
         self._curve = decode_curve(engine, load)
         self._spills = spills
-        self._rates, self._shares = scenarios(load.requests_per_s, load.spread_frac)
         self._later_tokens = max(0.0, load.output_tokens - 1.0)
         self.slo = slo
         """Targets, replaced where they are out of reach."""
         self.unreachable: tuple[str, ...] = ()
         """Sentences on targets that were replaced."""
+        self.expect(load.requests_per_s, load.spread_frac)
         self._reach_for(alone_within_s(engine, load, self._costs, 0.5), float(self._curve.step_s[1]))
 
     def at_rate(self, requests_per_s: float, spread_frac: float) -> "Sizing":
@@ -92,6 +93,12 @@ class Sizing:
         """Take another rate, known to another standard error."""
         self.load = replace(self.load, requests_per_s=requests_per_s, spread_frac=spread_frac)
         self._rates, self._shares = scenarios(requests_per_s, spread_frac)
+        # Where prompts and decodes share workers they slow each other down, and what chance brings within the
+        # life of a sequence has to be carried at once.
+        life_s = max(1e-3, self._later_tokens * self.slo.tpot_s)
+        square = self.load.uncached_square_tokens / max(1.0, self.load.uncached_tokens) ** 2
+        chance = (square + self.load.dispersion - 1.0) / max(1e-9, requests_per_s * life_s)
+        self._shared_rates, _ = scenarios(requests_per_s, math.hypot(spread_frac, math.sqrt(chance)))
 
     def late(self, prefill: Array, decode: Array) -> Array:
         """Share of requests that miss a target, at most.
@@ -103,8 +110,10 @@ class Sizing:
         Returns:
             Shape [plans].
         """
-        rates, slo, curve = self._rates, self.slo, self._curve
+        slo, curve = self.slo, self._curve
         readers, writers = prefill[:, None], np.maximum(decode, 1e-9)[:, None]
+        leans = self.load.requests_per_s * self._costs.full_s > readers
+        rates = np.where(leans, self._shared_rates, self._rates)
         missing = np.clip((rates * self._costs.full_s - readers) / writers, 0.0, BUSY_MAX_FRAC)
         taken = missing if self._spills else np.zeros_like(missing)
         state = settle(curve, rates * self._later_tokens / writers / (1.0 - taken))
@@ -139,11 +148,12 @@ class Sizing:
         Args:
             allowed_late_frac: share of requests that may miss a target.
             prefill_min: fewest prefill workers; without any the decode workers do both.
-            hint: where to begin to look.
+            hint: where to begin to look, if that is anywhere near the work.
         """
         if self.load.requests_per_s <= 0.0:
             return NOTHING
-        begin = hint if hint is not None and hint.total > 0 else self._work()
+        work = self._work()
+        begin = hint if hint is not None and work.total / 2 < hint.total < 2 * work.total else work
         here = Needs(prefill=max(prefill_min, begin.prefill), decode=max(1, begin.decode))
         seen: set[tuple[int, int]] = set()
         while (here.prefill, here.decode) not in seen:

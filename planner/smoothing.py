@@ -40,7 +40,10 @@ INTERVALS_MAX = 256
 
 T = TypeVar("T")
 
-METHODS_COUNT = len(LEVELS_S) + len(TRENDS_S) + len(SEASONS_S) * len(SEASON_LEVELS_S)
+PLAIN_COUNT = len(LEVELS_S) + len(TRENDS_S)
+METHODS_COUNT = 2 * PLAIN_COUNT + len(SEASONS_S) * len(SEASON_LEVELS_S)
+"""All methods without a season come twice: those that follow a jump at once, and those that do not believe in
+jumps. On a restless load the second kind is right."""
 
 
 class Smoothers:
@@ -52,8 +55,8 @@ class Smoothers:
         Args:
             series_count: observed together.
         """
-        self._level_s = np.array([*LEVELS_S, *(level for level, _trend in TRENDS_S)])
-        self._trend_s = np.array([math.inf] * len(LEVELS_S) + [trend for _level, trend in TRENDS_S])
+        self._level_s = np.array([*LEVELS_S, *(level for level, _trend in TRENDS_S)] * 2)
+        self._trend_s = np.array(([math.inf] * len(LEVELS_S) + [trend for _level, trend in TRENDS_S]) * 2)
         self._has_trend = np.isfinite(self._trend_s)
         shape = (series_count, len(self._level_s))
         self._levels = np.zeros(shape)
@@ -62,6 +65,7 @@ class Smoothers:
         self._at_s: float | None = None
         self._gains: dict[float, tuple[Array, Array, Array]] = {}
         self._reaches: dict[float, Array] = {}
+        self._echoes: dict[float, Array] = {}
 
     def fold(self, at_s: float, values: Array) -> None:
         """Take an observation.
@@ -85,11 +89,9 @@ class Smoothers:
         self._at_s = at_s
 
     def jump(self, values: Array) -> None:
-        """Forget levels and trends: the series stand at new values, shape [series]."""
-        self._levels[:] = values[:, None]
-        self._trends[:] = 0.0
-        for season in self._seasons:
-            season.jump(values)
+        """Let the methods that believe in jumps begin again at new values, shape [series]."""
+        self._levels[:, :PLAIN_COUNT] = values[:, None]
+        self._trends[:, :PLAIN_COUNT] = 0.0
 
     def ahead(self, after_s: float) -> Array:
         """Say what each method expects; shape [series, methods], >= 0, infinity where it does not know."""
@@ -101,10 +103,13 @@ class Smoothers:
 
         Of exponential smoothing: the window over twice the constant and the window. A trend doubles it.
         """
-        constants = np.concatenate([self._level_s, np.tile(SEASON_LEVELS_S, len(SEASONS_S))])
-        shares = window_s / (2.0 * constants + window_s)
-        shares[len(LEVELS_S) : len(LEVELS_S) + len(TRENDS_S)] *= 2.0
-        return np.asarray(np.minimum(1.0, shares))
+        known = self._echoes.get(window_s)
+        if known is None:
+            constants = np.concatenate([self._level_s, np.tile(SEASON_LEVELS_S, len(SEASONS_S))])
+            shares = window_s / (2.0 * constants + window_s)
+            shares[: 2 * PLAIN_COUNT] *= np.where(self._has_trend, 2.0, 1.0)
+            known = _kept(self._echoes, window_s, np.minimum(1.0, shares))
+        return known
 
     def _gain(self, dt: float) -> tuple[Array, Array, Array]:
         """Weights of an error in level and trend, and what is left of a trend."""
@@ -170,12 +175,6 @@ class Season:
             seen = (values / np.maximum(base, 1e-9))[:, None]
             self._ratios += gain * (np.clip(seen, 0.0, 100.0) - self._ratios)
         self._at_s = at_s
-
-    def jump(self, values: Array) -> None:
-        """Stand at new values beside the same profile; shape [series]."""
-        base = self._at(self._at_s)
-        if base is not None:
-            self._ratios[:] = np.clip(values / np.maximum(base, 1e-9), 0.0, 100.0)[:, None]
 
     def ahead(self, after_s: float) -> Array:
         """Say what is expected; shape [series, levels], infinity while the season was never seen."""
