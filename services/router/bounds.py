@@ -114,17 +114,9 @@ class Bounds(NamedTuple):
         """
         over_s = ways.wait_s - self._waits_max_s(ways)
         late = barred & (over_s > 0.0)
-        others = barred & ~late
         asked: list[tuple[Mask, Column]] = [(late, over_s)]
-        if self.deadline_s is not None:
-            predicted_s = ways.ttft_s + self.tail_tokens * ways.tpot_s
-            missed = others & (predicted_s > self.deadline_s)
-            if np.count_nonzero(missed):
-                others &= ~missed
-                idle_s = predicted_s - ways.wait_s
-                asked += [(missed, number_s) for number_s in (predicted_s, idle_s, ways.wait_s)]
-        if ways.room_s is not None:
-            asked.append((others, ways.room_s))
+        if np.count_nonzero(late) < np.count_nonzero(barred):
+            asked += self._of_those_in_time(ways, barred & ~late)
         places = [
             int(np.where(mask, number_s, inf).argmin()) for mask, number_s in asked if np.count_nonzero(mask)
         ]
@@ -138,6 +130,18 @@ class Bounds(NamedTuple):
             )
             for place in places
         ]
+
+    def _of_those_in_time(self, ways: Ways, barred: Mask) -> list[tuple[Mask, Column]]:
+        asked: list[tuple[Mask, Column]] = []
+        if self.deadline_s is not None:
+            predicted_s = ways.ttft_s + self.tail_tokens * ways.tpot_s
+            missed = barred & (predicted_s > self.deadline_s)
+            idle_s = predicted_s - ways.wait_s
+            asked += [(missed, number_s) for number_s in (predicted_s, idle_s, ways.wait_s)]
+            barred = barred & ~missed
+        if ways.room_s is not None:
+            asked.append((barred, ways.room_s))
+        return asked
 
     def bar(self, ways: Ways, place: int) -> Bar:
         """Name the first thing that is wrong with a way that is not good."""

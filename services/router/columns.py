@@ -51,6 +51,8 @@ class Loads:
     is_idle: Column
     """1 where nothing decodes, else 0."""
     free_blocks: Column
+    free_count: Column
+    """Sequences that could join before the step is full."""
     backlog_s: Column
     step_s: Column
     slowdown: Column
@@ -104,6 +106,7 @@ def loads_of(view: WorkerView) -> tuple[float, ...]:
         view.sequence_count - running_count,
         not running_count,
         view.free_blocks,
+        view.limits.sequences_max - view.sequence_count,
         view.backlog_s,
         view.step_s,
         view.slowdown,
@@ -142,13 +145,28 @@ def traits_of(limits: WorkerLimits, performance: PerformanceModel) -> tuple[floa
 class Fullest:
     """How full the fullest workers of a part are, one number of each kind; never less full than they are."""
 
-    free_blocks: float = -inf
     sequence_count: float = inf
+    free_count: float = -inf
+    free_blocks: float = -inf
 
     def fold(self, view: WorkerView) -> None:
         """Take a worker as it is now. That it was fuller before is not forgotten."""
+        count = view.sequence_count
+        self.sequence_count = max(self.sequence_count, count)
+        self.free_count = min(self.free_count, view.limits.sequences_max - count)
         self.free_blocks = min(self.free_blocks, view.free_blocks)
-        self.sequence_count = max(self.sequence_count, view.sequence_count)
+
+    def measure(self, loads: Loads) -> None:
+        """Look at all workers, at least one."""
+        self.sequence_count = float(loads.sequence_count[loads.sequence_count.argmax()])
+        self.free_count = float(loads.free_count[loads.free_count.argmin()])
+        self.free_blocks = float(loads.free_blocks[loads.free_blocks.argmin()])
+
+    def has_room(self, blocks: float, growth_blocks: float, joining: float) -> bool:
+        """Whether there is room even so; see `Part.all_have_room`."""
+        if self.free_count <= joining:
+            return False
+        return self.free_blocks - self.sequence_count * growth_blocks >= blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,17 +189,9 @@ class Part:
         Returns:
             True when there is. False says nothing: each worker is to be looked at.
         """
-        most = self.traits.sequences_max
         if isinstance(blocks, np.ndarray) or isinstance(growth_blocks, np.ndarray):
             return False
-        if isinstance(most, np.ndarray):
-            return False
-        fullest = self.fullest
-        for measured in (False, True):
-            if measured:
-                fullest.free_blocks = float(self.loads.free_blocks.min(initial=inf))
-                fullest.sequence_count = float(self.loads.sequence_count.max(initial=0.0))
-            count = fullest.sequence_count
-            if fullest.free_blocks - count * growth_blocks >= blocks and count < most - joining:
-                return True
-        return False
+        if self.fullest.has_room(blocks, growth_blocks, joining):
+            return True
+        self.fullest.measure(self.loads)
+        return self.fullest.has_room(blocks, growth_blocks, joining)

@@ -118,19 +118,17 @@ def _rooms_s(part: Part, query: PlacementQuery, coming: Coming, late_count: Colu
         coming: what else is on its way to each.
         late_count: sequences that would have to end first for steps to be short enough; None where they are.
     """
-    loads, traits = part.loads, part.traits
-    sequences, size = loads.sequence_count, traits.block_size_tokens
-    growth = query.output_tokens_expected or 0
+    loads, size = part.loads, part.traits.block_size_tokens
+    growth, joining = query.output_tokens_expected or 0, coming.sequence_count
     needed_blocks = -(-(query.prompt_tokens + max(1.0, growth)) // size)
-    if coming.sequence_count or coming.tokens:
-        needed_blocks = needed_blocks + (coming.tokens + coming.sequence_count * growth) / size
+    if joining or coming.tokens:
+        needed_blocks = needed_blocks + (coming.tokens + joining * growth) / size
     growth_blocks = growth / 2 / size  # those there are halfway through theirs
-    joining = coming.sequence_count
     if late_count is None and part.all_have_room(needed_blocks, growth_blocks=growth_blocks, joining=joining):
         return None
-    short_blocks = sequences * growth_blocks + needed_blocks - loads.free_blocks
-    full = (short_blocks > 0.0) | (sequences >= traits.sequences_max - joining)
-    short_count = sequences + (1.0 + joining) - traits.sequences_max
+    short_blocks = loads.sequence_count * growth_blocks + needed_blocks - loads.free_blocks
+    short_count = (1.0 + joining) - loads.free_count
+    full = (short_blocks > 0.0) | (loads.free_count <= joining)
     if late_count is not None:
         full |= late_count > 0.0
         short_count = np.maximum(short_count, late_count)
@@ -138,8 +136,8 @@ def _rooms_s(part: Part, query: PlacementQuery, coming: Coming, late_count: Colu
         return None
     return room_waits_s(
         part,
-        shortage_blocks=np.ceil(short_blocks),
-        shortage_sequences=np.ceil(short_count),
+        shortage_blocks=short_blocks,
+        shortage_sequences=short_count,
         output_tokens=query.output_tokens_expected or query.output_tokens_max,
         where=full,
     )

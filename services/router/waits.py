@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from services.router.columns import ZERO, Column, Mask, Number, Part, Traits
+from services.router.columns import Column, Mask, Number, Part, Traits
 from services.router.queue_load import QueueLoad
 
 
@@ -23,12 +23,11 @@ def room_waits_s(
         shortage_blocks: blocks missing, <= 0 where none are.
         shortage_sequences: places in a step missing, <= 0 where none are.
         output_tokens: length of an output.
-        where: which workers are asked; 0 for the others.
+        where: which workers are asked, all with a shortage; 0 for the others.
     """
     loads = part.loads
-    ends = np.maximum(np.ceil(shortage_blocks / loads.freed_blocks), shortage_sequences)
-    each_s = loads.end_step_s * output_tokens + loads.end_s
-    wait_s: Column = np.maximum(ends, ZERO) * each_s * where
+    ends = np.ceil(np.maximum(shortage_blocks / loads.freed_blocks, shortage_sequences))
+    wait_s: Column = (loads.end_step_s * output_tokens + loads.end_s) * ends * where
     return wait_s
 
 
@@ -39,17 +38,18 @@ def prefill_room_waits_s(part: Part, prompt_tokens: int) -> Column | None:
         part: the workers.
         prompt_tokens: length of the prompt; it also writes one token.
     """
-    loads, traits = part.loads, part.traits
-    prompt_blocks = -(-(prompt_tokens + 1.0) // traits.block_size_tokens)
+    loads = part.loads
+    prompt_blocks = -(-(prompt_tokens + 1.0) // part.traits.block_size_tokens)
     if part.all_have_room(prompt_blocks):
         return None
-    short = (loads.free_blocks < prompt_blocks) | (loads.sequence_count >= traits.sequences_max)
+    short_blocks = prompt_blocks - loads.free_blocks
+    short = (short_blocks > 0.0) | (loads.free_count <= 0.0)
     if not np.count_nonzero(short):
         return None
     return room_waits_s(
         part,
-        shortage_blocks=prompt_blocks - loads.free_blocks,
-        shortage_sequences=loads.sequence_count + 1.0 - traits.sequences_max,
+        shortage_blocks=short_blocks,
+        shortage_sequences=1.0 - loads.free_count,
         output_tokens=1,
         where=short,
     )

@@ -144,7 +144,7 @@ def number_at(column: Number, place: int) -> float:
 
 
 def first_place(cost_s: Column, seeds: Ties, request_seed: int) -> int:
-    """Find the place of least cost; of equal ones that of the least hash.
+    """Find the place of least cost; of equal ones that of the least hash. Any place when all are infinite.
 
     Args:
         cost_s: shape [places], at least one.
@@ -152,5 +152,8 @@ def first_place(cost_s: Column, seeds: Ties, request_seed: int) -> int:
         request_seed: hash of the request's id.
     """
     place = int(cost_s.argmin())
-    equal = (cost_s == cost_s[place]).nonzero()[0]
-    return place if len(equal) == 1 else int(equal[spread(seeds[equal], request_seed).argmin()])
+    least_s = cost_s[place]
+    equal = (cost_s == least_s).nonzero()[0]
+    if len(equal) == 1 or least_s == inf:
+        return place
+    return int(equal[spread(seeds[equal], request_seed).argmin()])
