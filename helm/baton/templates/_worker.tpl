@@ -18,9 +18,12 @@
 {{- $gpu := gt (int .pool.gpu.count) 0 -}}
 {{- $control := eq .pool.engine "simulated" -}}
 {{- $image := ternary .root.Values.images.control (ternary .root.Values.images.gpu .root.Values.images.cpu $gpu) $control -}}
-{{- $chosen := deepCopy $image -}}
-{{- range $key, $value := .pool.image }}{{ if $value }}{{ $_ := set $chosen $key $value }}{{ end }}{{ end -}}
-{{- $reference := include "baton.image" (dict "root" .root "image" $chosen) -}}
+{{- with .pool.image }}
+{{- if or .repository .tag .digest }}
+{{- $image = dict "repository" (.repository | default $image.repository) "tag" .tag "digest" .digest }}
+{{- end }}
+{{- end -}}
+{{- $reference := include "baton.image" (dict "root" .root "image" $image) -}}
 metadata:
   labels: {{- merge (include "baton.selector" . | fromYaml) .pool.labels | toYaml | nindent 4 }}
   annotations: {{- merge (dict "checksum/settings" (sha256sum .settings)) .pool.annotations | toYaml | nindent 4 }}

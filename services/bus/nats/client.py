@@ -4,6 +4,7 @@ Comes in: settings. Goes out: a `NatsBus`. Invariant: when `close` returns, none
 the connection is gone. Not here: how each part works.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 
@@ -17,9 +18,13 @@ from services.bus.nats.registry import FleetRegistry
 from services.bus.port import FleetChange
 from services.bus.settings import BusSettings
 from services.domain.blocks import KvEventBatch
+from services.domain.errors import BusUnavailable
 from services.domain.ids import WorkerId
 from services.domain.worker import WorkerStatus
 from services.runtime.tasks import Nursery
+
+_RETRY_S = 0.2
+"""Between two tries to make the streams."""
 
 
 class NatsBus:
@@ -86,8 +91,23 @@ async def connect(
     """
     connection = await open_connection(settings, name=name)
     try:
-        await streams.ensure(connection)
+        await _make_streams(connection)
     except BaseException:
         await connection.close()
         raise
     return NatsBus(connection, on_drop)
+
+
+async def _make_streams(connection: Connection) -> None:
+    """Make the streams, as soon as servers that were only just started can hold them."""
+    refused: BusUnavailable | None = None
+    try:
+        async with asyncio.timeout(connection.settings.connect_timeout_s):
+            while True:
+                try:
+                    return await streams.ensure(connection)
+                except BusUnavailable as error:
+                    refused = error
+                await asyncio.sleep(_RETRY_S)
+    except TimeoutError:
+        raise refused or BusUnavailable(message="NATS did not answer in time") from None

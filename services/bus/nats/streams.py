@@ -38,6 +38,9 @@ _NO_STREAM = 10059
 _STORAGE_SHORT = (10023, 10047)
 """JSInsufficientResourcesErr, JSStorageResourcesExceededErr."""
 
+_NOT_YET = (10005, 10008, 10009)
+"""JSClusterNoPeersErr, JSClusterNotAvailErr, JSClusterNotLeaderErr: the cluster is still starting."""
+
 
 def configurations(settings: BusSettings) -> tuple[StreamConfig, ...]:
     """The streams of one cluster."""
@@ -84,7 +87,7 @@ async def ensure(connection: Connection) -> None:
     """Create what is missing, and bring what exists to our settings.
 
     Raises:
-        BusUnavailable: the server does not answer, or has no JetStream.
+        BusUnavailable: the server does not answer, has no JetStream, or waits for others of its cluster.
         ConfigurationInvalid: the server refuses a stream.
     """
     for config in configurations(connection.settings):
@@ -96,6 +99,8 @@ async def ensure(connection: Connection) -> None:
                     raise
                 await connection.ask(partial(_update, config))
         except nats.js.errors.APIError as error:
+            if error.err_code in _NOT_YET:
+                raise BusUnavailable(message=f"NATS cannot hold streams yet: {error.description}") from error
             short = error.err_code in _STORAGE_SHORT
             raise ConfigurationInvalid(
                 key="bus.limits.queue_bytes_max" if short else "bus",
