@@ -140,12 +140,9 @@ class Account:
 class AccountedPlacement(Placement):
     """A placement that tells its reason and candidates from an account, each time they are asked for."""
 
-    __slots__ = ("_account", "prefill_s", "wait_s")
+    __slots__ = ("_account",)
 
     _account: Account
-    prefill_s: float
-    """Of the chosen way; see `Candidate`."""
-    wait_s: float
 
     def __init__(self, query: PlacementQuery, account: Account) -> None:
         """Take the numbers of the chosen way."""
@@ -160,8 +157,6 @@ class AccountedPlacement(Placement):
         put(self, "predicted_tpot_s", tpot_s)
         put(self, "predicted_s", account.bounds.predicted_s(ttft_s, tpot_s))
         put(self, "margins", account.bounds.margins)
-        put(self, "wait_s", float(ways.wait_s[place]))
-        put(self, "prefill_s", number_at(ways.prefill_s, place))
         put(self, "_account", account)
 
     def __eq__(self, other: object) -> bool:
@@ -170,6 +165,16 @@ class AccountedPlacement(Placement):
         return isinstance(other, Placement) and all(getattr(self, n) == getattr(other, n) for n in names)
 
     __hash__ = Placement.__hash__
+
+    @property
+    def wait_s(self) -> float:
+        """Of the chosen way, as `prefill_s`; see `Candidate`."""
+        return float(self._account.ways.wait_s[self._account.chosen])
+
+    @property
+    def prefill_s(self) -> float:
+        """Of the chosen way."""
+        return number_at(self._account.ways.prefill_s, self._account.chosen)
 
     @property
     def reason(self) -> str:

@@ -7,15 +7,13 @@ Not here: what the sums are worth in seconds (`services.router.prices`).
 """
 
 from collections.abc import Hashable
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 P = TypeVar("P", bound=Hashable)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Burden:
-    """Load that one placement adds, or several together."""
+class Burden(NamedTuple):
+    """Load that one placement adds, or several together. Made with every decision, so made cheaply."""
 
     waiting_count: int = 0
     prefill_tokens: int = 0
@@ -26,11 +24,11 @@ class Burden:
     def plus(self, other: "Burden", sign: int = 1) -> "Burden":
         """Add another burden, or take it off with sign -1."""
         return Burden(
-            waiting_count=self.waiting_count + sign * other.waiting_count,
-            prefill_tokens=self.prefill_tokens + sign * other.prefill_tokens,
-            running_count=self.running_count + sign * other.running_count,
-            context_tokens=self.context_tokens + sign * other.context_tokens,
-            blocks=self.blocks + sign * other.blocks,
+            self.waiting_count + sign * other.waiting_count,
+            self.prefill_tokens + sign * other.prefill_tokens,
+            self.running_count + sign * other.running_count,
+            self.context_tokens + sign * other.context_tokens,
+            self.blocks + sign * other.blocks,
         )
 
 

@@ -34,7 +34,7 @@ class PromptPrices:
         self._prompt_tokens, self._cached = prompt_tokens, cached_tokens
         full_count = rounded_down((prompt_tokens - 1.0 - cached_tokens) / budget)
         step_s: Number = traits.prefill_step_s
-        # To the last bit the last step when there is no other: stalls must come out as exactly nothing.
+        # Of a prompt of one step, whole and last step are equal to the last bit: no stall is exactly 0.
         self._whole_s = self._prefix_s(float(prompt_tokens)) + step_s
         total_s = self._whole_s - self._prefix_s(cached_tokens)
         if bends:
@@ -61,11 +61,11 @@ class PromptPrices:
         """
         slack_s = np.maximum(tpot_s - decode_step_s, ZERO)
         last_s = self._last_s()
-        lost_s: Column = (self.total_s - last_s) - slack_s * self._full_count
+        last_free_s = np.minimum(last_s, slack_s)
+        lost_s: Column = self.total_s - (slack_s * self._full_count + last_free_s)
         shortest_s = self._traits.full_step_s
         if isinstance(shortest_s, np.ndarray) or shortest_s < tpot_s:
-            lost_s = self._but_kept_s(lost_s, slack_s)
-        lost_s += np.maximum(last_s - slack_s, ZERO)
+            lost_s = self._but_kept_s(lost_s, slack_s, last_s - last_free_s)
         return lost_s
 
     def _prefix_s(self, tokens: Number) -> Number:
@@ -84,7 +84,7 @@ class PromptPrices:
             last_s = last_s + last * last * t.prefill_square_s
         return last_s
 
-    def _but_kept_s(self, lost_s: Column, slack_s: Column) -> Column:
+    def _but_kept_s(self, lost_s: Column, slack_s: Column, lost_last_s: Column) -> Column:
         """Leave out the full steps that keep the target: the first ones, for they grow."""
         t, count = self._traits, self._full_count
         growth_s = t.prefill_attention_s * t.step_tokens_max * t.step_tokens_max
@@ -96,4 +96,4 @@ class PromptPrices:
         kept = np.where(grows, np.ceil((slack_s - first_s) / np.where(grows, growth_s, 1.0)), inf)
         kept = np.minimum(count, kept)
         mean_s = first_s + growth_s * (kept + count - 1.0) / 2.0
-        return np.where(some, (count - kept) * (mean_s - slack_s), lost_s)
+        return np.where(some, (count - kept) * (mean_s - slack_s) + lost_last_s, lost_s)

@@ -6,7 +6,9 @@ Not here: the mirror (`services.bus`), the order of claims (`services.prefill`).
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
 
 from services.domain.ids import WorkerId
 from services.domain.request import is_batch
@@ -21,8 +23,7 @@ def queue_class(model: str, priority: int) -> QueueClass:
     return (model, is_batch(priority))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QueueLoad:
+class QueueLoad(NamedTuple):
     """Prompts of one model that wait for any prefill worker and go before a new one.
 
     Attributes:
@@ -34,7 +35,7 @@ class QueueLoad:
 
     waiting_tokens: int = 0
     waiting_count: int = 0
-    bound_tokens: Mapping[WorkerId, float] = field(default_factory=dict)
+    bound_tokens: Mapping[WorkerId, float] = MappingProxyType({})
     reachable: bool = True
 
 

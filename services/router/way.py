@@ -79,7 +79,7 @@ class Ways:
             among: only of these; shape [places].
         """
         begin, end = self._part(path)
-        if begin == end:
+        if begin == end or (among is not None and not np.count_nonzero(among)):
             return None
         cost_s, seeds = self.cost_s[begin:end], self.seeds[begin:end]
         if among is not None:

@@ -5,7 +5,7 @@ Invariant: a function of both. Not here: who keeps views (`services.router.fleet
 """
 
 import hashlib
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from services.domain.blocks import blocks_for
 from services.domain.ids import WorkerId
@@ -17,9 +17,8 @@ PREFILL_SHARE_MAX = 0.9
 """Share beyond which it tells nothing more: nearly every status shows a prefill."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerView:
-    """One worker: its last status with the placements since added.
+class WorkerView(NamedTuple):
+    """One worker: its last status with the placements since added. Made anew with each, so made cheaply.
 
     Attributes:
         worker_id: who.
