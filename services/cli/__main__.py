@@ -12,6 +12,7 @@ from services.cli import (
     demo,
     explain,
     generate,
+    plan_command,
     process,
     profiling,
     replay,
@@ -41,7 +42,20 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for module in (up, demo, chat, generate, status, explain, simulate, replay, profiling, settings, process):
+    for module in (
+        up,
+        demo,
+        chat,
+        generate,
+        status,
+        explain,
+        simulate,
+        replay,
+        plan_command,
+        profiling,
+        settings,
+        process,
+    ):
         module.add_to(commands)
     return parser
 

@@ -1,4 +1,4 @@
-"""`baton worker`, `baton gateway`, `baton router`: one process of a cluster, from its settings file.
+"""`baton worker`, `gateway`, `router`, `planner`: one process of a cluster, from its settings file.
 
 These are what `baton up` and the Helm chart start; people rarely call them by hand. `--set` is for what
 stands in no file, because only the place of a process knows it: a pod's name and address.
@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import msgspec
 
+from planner.process_settings import PlannerProcessSettings
 from services.gateway.process_settings import GatewayProcessSettings
 from services.router.process_settings import RouterProcessSettings
 from services.runtime.settings import override, parse, read_yaml
@@ -24,6 +25,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         ("worker", _worker, "run one worker process from its settings file"),
         ("gateway", _gateway, "run one gateway process from its settings file"),
         ("router", _router, "run one standalone router process from its settings file"),
+        ("planner", _planner, "run the planner, which scales both pools, from its settings file"),
     ):
         command = commands.add_parser(
             name, help=text, description=text, epilog=f"example: baton {name} --settings {name}.yaml"
@@ -63,3 +65,9 @@ def _router(options: argparse.Namespace) -> int:
     from services.router.process import run
 
     return run(_read(RouterProcessSettings, options))
+
+
+def _planner(options: argparse.Namespace) -> int:
+    from planner.process import run
+
+    return run(_read(PlannerProcessSettings, options))

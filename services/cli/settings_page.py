@@ -17,6 +17,7 @@ from itertools import pairwise
 import msgspec
 from msgspec import inspect as shape
 
+from planner.process_settings import PlannerProcessSettings
 from services.cluster.settings import ClusterSettings
 from services.gateway.process_settings import GatewayProcessSettings
 from services.router.process_settings import RouterProcessSettings
@@ -27,6 +28,7 @@ ROOTS: tuple[tuple[type, str], ...] = (
     (WorkerProcessSettings, "baton worker --settings"),
     (GatewayProcessSettings, "baton gateway --settings"),
     (RouterProcessSettings, "baton router --settings"),
+    (PlannerProcessSettings, "baton planner --settings"),
 )
 """What a settings file can be, and the command that reads it."""
 
@@ -38,8 +40,8 @@ This page is made from the code by `.venv/bin/python -m services.cli.pages`; a t
 - `baton up`, `baton demo` and `baton settings` read one YAML file (`--config FILE`) and flags; flags win.
 - `baton settings` prints what a cluster would run with, defaults included, and starts nothing. What it prints
   can be given to `--config` again.
-- `baton worker`, `baton gateway` and `baton router` each read one YAML or JSON file (`--settings FILE`);
-  `--set KEY=VALUE` sets single keys of it, such as `link.advertised_host=10.0.0.7`.
+- `baton worker`, `baton gateway`, `baton router` and `baton planner` each read one YAML or JSON file
+  (`--settings FILE`); `--set KEY=VALUE` sets single keys of it, such as `link.advertised_host=10.0.0.7`.
   `baton up` writes these files for the processes it starts; `--run-folder DIR` keeps them to look at.
 - An unknown key or an impossible value refuses the start: exit code 2 and a message that names the key.
   Nothing is clamped. Rules that span several keys are told by the message too.

@@ -223,6 +223,7 @@ class Conductor:
         life = Life(request, options, now_s=self._clock.now_s(), deadline_s=deadline_s)
         self._lives[request.request_id] = life
         self._idle.clear()
+        self._meters.count("baton_requests_accepted_total")
         self._meters.set("baton_requests_active", len(self._lives))
         return life
 

@@ -48,6 +48,11 @@ TABLE: tuple[Metric, ...] = (
         labels=("api", "outcome"),
         text="Client calls ended; outcome is ok or the code of the error.",
     ),
+    Metric(
+        name="baton_requests_accepted_total",
+        kind=Kind.COUNTER,
+        text="Requests let in, counted when they arrive; their lengths and times are counted when they end.",
+    ),
     Metric(name="baton_requests_active", kind=Kind.GAUGE, text="Requests admitted and not ended."),
     Metric(
         name="baton_rejections_total",
@@ -153,6 +158,39 @@ TABLE: tuple[Metric, ...] = (
         kind=Kind.GAUGE,
         labels=("phase",),
         text="Measured step times over those of the performance model; 1 is as predicted.",
+    ),
+    Metric(
+        name="baton_planner_decisions_total",
+        kind=Kind.COUNTER,
+        labels=("outcome",),
+        text="Looks of the planner by what came of them: changed, unchanged, blind (nothing could be seen), "
+        "failed (the scale target refused).",
+    ),
+    Metric(
+        name="baton_planner_workers_wanted",
+        kind=Kind.GAUGE,
+        labels=("phase",),
+        text="Workers that the planner last ordered, over all kinds.",
+    ),
+    Metric(
+        name="baton_planner_flips_total", kind=Kind.COUNTER, text="Workers whose role the planner changed."
+    ),
+    Metric(
+        name="baton_planner_scalings_total",
+        kind=Kind.COUNTER,
+        labels=("direction",),
+        text="Workers that the planner ordered (up) and gave back (down).",
+    ),
+    Metric(
+        name="baton_planner_allowed_late_ratio",
+        kind=Kind.GAUGE,
+        text="Share of requests that may be late in a plan made now: the error budget, corrected by what was "
+        "measured.",
+    ),
+    Metric(
+        name="baton_planner_observation_age_seconds",
+        kind=Kind.GAUGE,
+        text="Age of what the last decision rests on.",
     ),
     Metric(name="baton_bus_connected", kind=Kind.GAUGE, text="1 while NATS answers."),
     Metric(

@@ -19,7 +19,7 @@ DOORS: Mapping[str, tuple[str, ...]] = {
     "grpc_reflection": ("services/gateway",),
     "grpc_tools": ("services/wire",),
     "httptools": ("services/gateway",),
-    "httpx": ("services/cli", "services/cluster"),
+    "httpx": ("planner/observers", "planner/targets", "services/cli", "services/cluster"),
     "jinja2": ("services/gateway", "services/tinymodel"),
     "kubernetes": ("planner",),
     "msgspec": ANYWHERE,  # typed values at the edges; the purity test keeps it out of the domain

@@ -1,0 +1,1 @@
+"""Observers: where the planner sees demand, backlog and attainment."""

@@ -1,0 +1,136 @@
+"""The planner process: settings in, the loop up, exit code out.
+
+It can be killed at any moment: pools keep their size, and the next life learns all it needs by looking.
+"""
+
+import asyncio
+import logging
+import secrets
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import assert_never
+
+from planner.journal import Journal
+from planner.loop import Loop
+from planner.observation import PoolState
+from planner.observers.gateways import GatewaysObserver
+from planner.observers.prometheus import PrometheusObserver
+from planner.planner import Planner
+from planner.process_settings import (
+    DryRunSettings,
+    GatewaysSettings,
+    KubernetesSettings,
+    PlannerProcessSettings,
+    PrometheusSettings,
+)
+from planner.sight import Observer
+from planner.targets.dry_run import DryRun
+from planner.targets.kubernetes import Kubernetes
+from planner.targets.port import Target
+from services.bus import nats as nats_bus
+from services.domain.errors import ServingError
+from services.runtime.clock import LoopClock
+from services.runtime.lifecycle import StopSignal, die_with_parent
+from services.runtime.metrics import Meters
+from services.runtime.probe import Probe
+from services.runtime.tasks import first_of
+from services.runtime.telemetry import start_logging
+
+log = logging.getLogger(__name__)
+
+
+def run(settings: PlannerProcessSettings) -> int:
+    """Run a planner until a signal; returns the exit code."""
+    start_logging("planner", style=settings.log_format)
+    die_with_parent(settings.parent_pid)
+    return asyncio.run(_run(settings))
+
+
+async def _run(settings: PlannerProcessSettings) -> int:
+    stop, meters = StopSignal(), Meters()
+    stop.install()
+    probe = Probe(meters)
+    try:
+        async with AsyncExitStack() as stack:
+            if settings.metrics_port is not None:
+                port = probe.serve(settings.metrics_host, settings.metrics_port)
+                stack.callback(probe.close)
+                log.info("metrics on port %d", port)
+            loop = await open_loop(settings, stack, meters)
+            if settings.decisions_file is not None:
+                journal = Journal(Path(settings.decisions_file), bytes_max=settings.decisions_bytes_max)
+                loop.on_look(journal.keep)
+            running = asyncio.ensure_future(loop.run())
+            stack.callback(running.cancel)
+            probe.ready = True
+            asked = asyncio.ensure_future(stop.asked.wait())
+            stack.callback(asked.cancel)
+            await first_of(running, asked)
+            if running.done():
+                await running
+    except ServingError as error:
+        log.error("%s: %s", error.code, error)
+        return 1
+    log.info("stopped; pools keep their size")
+    return 0
+
+
+async def open_loop(
+    settings: PlannerProcessSettings, stack: AsyncExitStack, meters: Meters, *, is_dry: bool = False
+) -> Loop:
+    """Connect observer and target, and tie them to a planner.
+
+    Args:
+        settings: of the process.
+        stack: closes what is opened.
+        meters: of the process.
+        is_dry: the target is only read.
+
+    Raises:
+        BusUnavailable: NATS does not answer.
+        ConfigurationInvalid: something named by the settings is missing.
+    """
+    clock, planner = LoopClock(), Planner(settings.planner)
+    observer = await _observer(settings, stack, clock)
+    target = _target(settings, observer, clock, is_dry=is_dry)
+    stack.push_async_callback(target.close)
+    loop = Loop(planner, observer, target, clock=clock, meters=meters, blind_look_s=settings.planner.look_s)
+    loop.on_look(lambda _look: meters.set("baton_planner_allowed_late_ratio", planner.allowed_late_frac))
+    return loop
+
+
+async def _observer(settings: PlannerProcessSettings, stack: AsyncExitStack, clock: LoopClock) -> Observer:
+    observer: Observer
+    slo = settings.planner.targets.slo
+    match settings.observe:
+        case GatewaysSettings() as gateways:
+            bus = None
+            if gateways.bus is not None:
+                bus = await nats_bus.connect(gateways.bus, name=f"planner-{secrets.token_hex(6)}")
+                stack.push_async_callback(bus.close)
+            observer = GatewaysObserver(
+                gateways, slo, now_s=clock.now_s, bus=bus, kind=settings.planner.kinds[0]
+            )
+        case PrometheusSettings() as prometheus:
+            observer = PrometheusObserver(prometheus, slo)
+        case unreachable:
+            assert_never(unreachable)
+    stack.push_async_callback(observer.close)
+    return observer
+
+
+def _target(
+    settings: PlannerProcessSettings, observer: Observer, clock: LoopClock, *, is_dry: bool
+) -> Target:
+    match settings.target:
+        case DryRunSettings():
+
+            async def announced() -> tuple[PoolState, ...]:
+                return observer.pools() if isinstance(observer, GatewaysObserver) else ()
+
+            return DryRun(announced)
+        case KubernetesSettings() as kubernetes:
+            real = Kubernetes(kubernetes, now_s=clock.now_s)
+            return DryRun(real.pools, can_flip=False) if is_dry else real
+        case unreachable:
+            assert_never(unreachable)

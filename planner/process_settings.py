@@ -1,0 +1,175 @@
+"""Settings of a planner process: what it watches, what it scales, how it decides."""
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from planner.settings import PlannerSettings
+from services.bus.settings import BusSettings
+from services.domain.errors import ConfigurationInvalid
+from services.domain.worker import Phase
+from services.runtime.telemetry import LogFormat
+
+_Positive = Annotated[float, msgspec.Meta(gt=0)]
+
+
+class GatewaysSettings(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="source", tag="gateways"
+):
+    """Demand from the gateways' own `/metrics`, workers and queue over NATS."""
+
+    urls: tuple[str, ...] = ("http://127.0.0.1:8000/metrics",)
+    """Metrics of every gateway. One that does not answer is left out; none that answers is no observation."""
+
+    bus: BusSettings | None = None
+    """How NATS is reached; null: only gateways are watched, and pools are the scale target's."""
+
+    request_timeout_s: _Positive = 5.0
+    """For an answer of a gateway."""
+
+
+class PrometheusSettings(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    tag_field="source",
+    tag="prometheus",
+):
+    """Everything from a Prometheus server."""
+
+    url: str
+    """Base of its HTTP API, such as http://prometheus:9090."""
+
+    window_s: _Positive = 30.0
+    """Window of every rate. At least two scrapes, or nothing can be told of it."""
+
+    selector: str = ""
+    """Label matchers that every query carries, such as `namespace="llm"`."""
+
+    token_env: str | None = None
+    """Environment variable with a bearer token."""
+
+    request_timeout_s: _Positive = 5.0
+    """For one answer."""
+
+
+class DryRunSettings(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="target", tag="dry-run"
+):
+    """Nothing is scaled; decisions are logged."""
+
+
+class WorkloadSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One workload of Kubernetes: the workers of one role and kind."""
+
+    phase: Phase
+    """Role of its workers."""
+
+    name: str
+    """Of the workload."""
+
+    kind: str = "default"
+    """Kind of its workers, as in `planner.kinds`."""
+
+    resource: Literal["deployment", "statefulset", "leaderworkerset"] = "deployment"
+    """What it is."""
+
+
+class KubernetesSettings(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    tag_field="target",
+    tag="kubernetes",
+):
+    """Workloads of one namespace, scaled by their scale subresource."""
+
+    namespace: str
+    """Where the workloads are."""
+
+    workloads: tuple[WorkloadSettings, ...]
+    """All that the planner scales."""
+
+    api_url: str = "https://kubernetes.default.svc"
+    """The API server, as pods see it."""
+
+    token_file: str = "/var/run/secrets/kubernetes.io/serviceaccount/token"  # where Kubernetes puts it
+    """Token of the service account; read anew for each request, since it is replaced."""
+
+    ca_file: str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt"
+    """Authorities that may sign the server; the system's where the file is missing."""
+
+    request_timeout_s: _Positive = 5.0
+    """For one answer."""
+
+    tries_max: Annotated[int, msgspec.Meta(ge=1)] = 4
+    """Tries of one request that the server asks to repeat, or that gets no answer."""
+
+    retry_s: _Positive = 0.5
+    """Pause before the second try; doubled with each, and at least what the server asks for."""
+
+    def __post_init__(self) -> None:
+        """Refuse workloads that are not told apart.
+
+        Raises:
+            ConfigurationInvalid: names the key.
+        """
+        pools = [(workload.phase, workload.kind) for workload in self.workloads]
+        if not pools:
+            raise ConfigurationInvalid(key="target.workloads", message="target.workloads: name at least one")
+        if len(set(pools)) != len(pools):
+            raise ConfigurationInvalid(
+                key="target.workloads", message="target.workloads: one workload per phase and kind"
+            )
+
+
+class PlannerProcessSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One planner."""
+
+    planner: PlannerSettings = PlannerSettings()
+    """How it decides."""
+
+    observe: GatewaysSettings | PrometheusSettings = GatewaysSettings()
+    """Where it sees demand."""
+
+    target: DryRunSettings | KubernetesSettings = DryRunSettings()
+    """What it scales."""
+
+    decisions_file: str | None = None
+    """Where every decision is kept, one JSON object per line; null keeps none."""
+
+    decisions_bytes_max: Annotated[int, msgspec.Meta(ge=4096)] = 16 * 1024 * 1024
+    """Size at which that file is put aside as FILE.1, in place of the one before."""
+
+    metrics_port: int | None = 0
+    """Port of `/metrics`, `/health/live` and `/health/ready`; 0 chooses one, null serves none."""
+
+    metrics_host: str = "127.0.0.1"
+    """Address to listen on for them."""
+
+    log_format: LogFormat = LogFormat.TEXT
+    """How log lines look."""
+
+    parent_pid: int | None = None
+    """End when this process ends; set by whoever starts the process and outlives it."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot go together.
+
+        Raises:
+            ConfigurationInvalid: names the key.
+        """
+        if isinstance(self.target, KubernetesSettings):
+            if self.planner.limits.flips:
+                raise ConfigurationInvalid(
+                    key="planner.limits.flips",
+                    message="planner.limits.flips: must be false: a workload's workers keep their role",
+                )
+            for workload in self.target.workloads:
+                if self.planner.kind_named(workload.kind) is None:
+                    raise ConfigurationInvalid(
+                        key="target.workloads.kind",
+                        message=f"target.workloads.kind: planner.kinds has no kind {workload.kind!r}",
+                    )

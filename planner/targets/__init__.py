@@ -1,0 +1,1 @@
+"""Scale targets: who has workers started, turned and stopped."""
