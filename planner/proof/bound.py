@@ -9,7 +9,7 @@ is not needed it is kept if the gap is shorter than `startup_s`.
 Not here: what a request costs (`work`), what a fleet without foresight pays (`simulation`).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,30 +42,33 @@ class Bound:
     starts_count: int
 
 
-def cheapest_fleet(needed: Counts, *, step_s: float, startup_s: float) -> Bound:
+def cheapest_fleet(needed: Counts, *, step_s: float, startup_s: float, last_s: float | None = None) -> Bound:
     """Find the cheapest fleet that has at least the needed GPUs in each step.
 
-    GPUs of the first step are there already; each later beginning costs `startup_s` of a GPU.
+    GPUs of the first step are there already, as many as it likes; each later beginning costs `startup_s`.
 
     Args:
         needed: GPUs, shape [steps].
         step_s: length of a step.
         startup_s: time in which a GPU is paid and does not serve yet.
+        last_s: length of the last step; None: as of the others.
     """
     fleet = np.zeros_like(needed)
     paid_s, starts = 0.0, 0
     for level in range(1, int(needed.max(initial=0)) + 1):
-        used = np.flatnonzero(needed >= level)
+        # What lies before the first use is a gap as well: it could be there from the first step on.
+        used = np.concatenate([[-1], np.flatnonzero(needed >= level)])
         gaps = np.diff(used) - 1
         is_kept = (gaps > 0) & (gaps * step_s <= startup_s)
-        begins = int(np.count_nonzero((gaps > 0) & ~is_kept)) + int(used[0] > 0)
+        begins = int(np.count_nonzero((gaps > 0) & ~is_kept))
         present = np.zeros(needed.size, dtype=np.int64)
-        present[used] = 1
+        present[used[1:]] = 1
         for place in np.flatnonzero(is_kept):
             present[used[place] + 1 : used[place + 1]] = 1
         fleet += present
         starts += begins
         paid_s += float(present.sum()) * step_s + begins * startup_s
+    paid_s -= (step_s - (step_s if last_s is None else last_s)) * float(fleet[-1])
     return Bound(gpu_s=paid_s, fleet=fleet, step_s=step_s, starts_count=starts)
 
 
@@ -110,8 +113,8 @@ def _needed(work: Work, gpus: Floats, step_s: float) -> Counts:
 
 
 def _counted(load: Load, needed: Counts, *, step_s: float, startup_s: float) -> Bound:
-    """Find the cheapest fleet, and take off what the last step lacks."""
+    """Find the cheapest fleet of the counted part, whose last step may be shorter."""
     long_s = _per(load, step_s) * load.step_s
-    bound = cheapest_fleet(needed, step_s=long_s, startup_s=startup_s)
-    surplus_s = needed.size * long_s - (load.counted.stop - load.counted.start) * load.step_s
-    return replace(bound, gpu_s=bound.gpu_s - surplus_s * float(bound.fleet[-1]))
+    counted_s = (load.counted.stop - load.counted.start) * load.step_s
+    last_s = counted_s - (needed.size - 1) * long_s
+    return cheapest_fleet(needed, step_s=long_s, startup_s=startup_s, last_s=last_s)

@@ -137,9 +137,8 @@ def _line(path: str, colour: str, name: str) -> str:
 def _legend(names: Sequence[str], y: float) -> list[str]:
     lines, x = [], float(LEFT)
     for place, name in enumerate(names):
-        lines.append(
-            f'<rect x="{x:.0f}" y="{y - 9:.0f}" width="10" height="10" fill="{COLOURS[place % len(COLOURS)]}"/>'
-        )
+        colour = COLOURS[place % len(COLOURS)]
+        lines.append(f'<rect x="{x:.0f}" y="{y - 9:.0f}" width="10" height="10" fill="{colour}"/>')
         lines.append(_text(x + 14, y, name, "start"))
         x += 34 + 6.4 * len(name)
     return lines

@@ -8,7 +8,7 @@ would wait longer than the TTFT target allows stands behind the rest, as in Bato
 is refused once it has waited `PATIENCE_S`. What the prefill workers cannot do spills to decode workers, as
 far as that keeps their steps within `SPILL_FRAC` of the TPOT target.
 Decode: the number of running sequences follows `dN/dt = admitted - N / (tokens x step time)`, with the step
-time of so many sequences per worker; beyond batch and memory they wait.
+time of so many sequences per worker; beyond batch, memory and target they wait.
 Invariant: requests in = requests refused + finished + waiting + running. Not here: who starts workers
 (`fleet`).
 """
@@ -27,6 +27,11 @@ PATIENCE_S = 10.0
 """A request that is late anyway is refused when it has waited so long, as by default in a burst."""
 SPILL_FRAC = 0.8
 """Decode workers take prompts while their step stays below so much of the TPOT target, as Baton's do."""
+SEATS_FRAC = 0.95
+"""Sequences wait for a seat where one more would make the decode step longer than so much of the TPOT target:
+under overload Baton's router lets in what meets the targets, with a margin that it learns."""
+SEAT_WAIT_FRAC = 0.5
+"""Requests wait for a seat for so much of what prefill leaves of the TTFT target."""
 DECODE_SUBSTEPS = 3
 """Per step of the load: the relaxation within each is exact for a fixed step time."""
 
@@ -43,7 +48,7 @@ class Course:
         running: sequences that decoded, mean.
         decoders: workers that decoded.
         spilled: share of a decode worker's time that prefill took.
-        stuck: requests that wrote more than decode workers could hold.
+        stuck: requests refused for want of a seat.
     """
 
     servers: Floats
@@ -106,7 +111,8 @@ class FluidCluster:
         self._possible = work.possible_work_frac.tolist()
         self._sequence_s = work.sequence_s.tolist()
         self._tokens = work.later_tokens.tolist()
-        self._seats = work.seats.tolist()
+        room_s = SEATS_FRAC * work.slo.tpot_s - work.engine.performance.decode_step_s
+        self._seats = np.clip(room_s / work.sequence_s, 1.0, work.seats).tolist()
 
     def step(self, place: int, capacity: Capacity) -> None:
         """Let one step of the load pass.
@@ -236,4 +242,8 @@ class FluidCluster:
         self.running = running
         course.running[place] = mean
         course.decoders[place] = decoders
-        course.stuck[place] = min(self.waiting_decode, begun)
+        slack_s = max(0.0, self.work.slo.ttft_s - self._own_s[place]) * SEAT_WAIT_FRAC
+        refused = max(0.0, self.waiting_decode - freed * DECODE_SUBSTEPS / step_s * slack_s)
+        self.waiting_decode -= refused
+        self.refused += refused
+        course.stuck[place] = refused

@@ -12,7 +12,8 @@ chance adds within a step, comes from queueing theory:
   long stands behind, and so shortens the wait of others: of the share `w` that would be late without that,
   `(1 - busy) w / (1 - busy w)` is (Boots and Tijms 1999).
 - Sequences that decode vary as arrivals within one life do, given the arrivals of the step; between workers
-  their contexts vary, of which a router that balances leaves half.
+  their contexts vary, of which a router that balances leaves half. Prompts that spill are no part of that:
+  the mean they make is within `SPILL_FRAC` of the target, and the router takes them elsewhere when it varies.
 
 Invariant: shares are in [0, 1] and of those requests that an idle cluster would have served in time.
 Not here: the queues (`fluid`).
@@ -28,6 +29,9 @@ from planner.proof.work import Work
 
 BALANCED_FRAC = 0.5
 """Of the variance of the workers' contexts that is left by a router that balances."""
+STOOD_FRAC = 0.5
+"""Of what its prefill leaves of the target, a request that is served in time has stood at most so much in the
+fluid's queue on the average: what would stand longer stands behind, and is counted there."""
 BUSY_MAX = 0.999
 """What is beyond it is in the fluid's queue."""
 _ERF = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
@@ -137,7 +141,9 @@ def _in_time(work: Work, course: Course, steps: slice, own_s: Floats) -> Floats:
     variation = (load.dispersion + work.own_square[steps] - 1.0) / 2
     mean_s = np.maximum(queued_s * variation / (servers * (1.0 - busy)), 1e-9)
 
-    room_s = work.slo.ttft_s - own_s - (shared_s + turn_s / 2 + course.queue_s[steps])[:, None]
+    room_s = work.slo.ttft_s - own_s
+    stood_s = np.minimum(course.queue_s[steps, None], np.maximum(room_s, 0.0) * STOOD_FRAC)
+    room_s = room_s - stood_s - (shared_s + turn_s / 2)[:, None]
     turned = normal_share(room_s / apart_s[:, None])
     mates_s = (busy_alone * prompt_s)[:, None]
     beyond = waits[:, None] * np.exp(-np.maximum(room_s - mates_s, 0.0) / mean_s[:, None])
@@ -151,8 +157,7 @@ def _tpot(work: Work, course: Course, steps: slice) -> Floats:
     load, model = work.load, work.engine.performance
     decoders = np.maximum(course.decoders[steps], 1e-9)
     sequence_s, context = work.sequence_s[steps], load.context_tokens[steps]
-    most_s = work.slo.tpot_s * (1.0 - course.spilled[steps])
-    most = np.minimum((most_s - model.decode_step_s) / sequence_s, work.seats[steps])
+    most = np.minimum((work.slo.tpot_s - model.decode_step_s) / sequence_s, work.seats[steps])
     batch = course.running[steps] / decoders
     rate = work.rate_per_s[steps]
     life_s = work.later_tokens[steps] * _step_s(work, course, steps)
@@ -162,7 +167,7 @@ def _tpot(work: Work, course: Course, steps: slice) -> Floats:
     apart = (batch * lengths + 1.0) * BALANCED_FRAC * np.where(decoders > 1, 1.0, 0.0)
     deviation = np.sqrt(together + apart + 1e-12)
     met = normal_share((most - batch) / deviation)
-    return np.asarray(np.where((course.decoders[steps] > 0) & (most > 0), met, 0.0))
+    return np.asarray(np.where(course.decoders[steps] > 0, met, 0.0))
 
 
 def normal_share(values: Floats) -> Floats:

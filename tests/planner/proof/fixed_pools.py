@@ -1,4 +1,4 @@
-"""Two pools of fixed size served from one late-bound queue, request by request: what the fluid cluster imitates.
+"""Two pools of fixed size behind one late-bound queue, request by request: what the fluid cluster imitates.
 
 Comes in: a trace, pool sizes, targets. Goes out: the shares of requests that met each target.
 """
