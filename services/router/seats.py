@@ -96,7 +96,9 @@ def find_seats(
     late_count: Column | None = None
     if any_shy := np.count_nonzero(shy):
         late_s = pace_s - longest_s
-        late_count = np.divide(late_s, added_s, out=np.zeros(part.count), where=late_s > 0.0)
+        # Where a sequence does not make steps longer, all there are have to end.
+        late_count = np.divide(late_s, added_s, out=loads.sequence_count.copy(), where=added_s > 0.0)
+        late_count = np.where(late_s > 0.0, late_count, 0.0)
         shy &= loads.running_count > 0.0
     room_s = _rooms_s(part, query, coming, late_count)
     local_room_s = room_s
