@@ -19,23 +19,31 @@ AZURE_2024 = "azure2024/azure2024_conv_rpm_digitised.csv"
 SERVEGEN = "servegen/servegen_m-large_load.csv"
 AZURE_2023 = "azure2023/AzureLLMInferenceTrace_code.csv"
 MOONCAKE = "mooncake/conversation_trace.jsonl"
+RECORDED = frozenset({
+    "azure-2024", "azure-2024-x20", "servegen", "code-40x", "code-40", "conversation-8x", "conversation-8"
+})  # fmt: skip
+"""Loads that need the folder of traces."""
 
 
-def loads(traces: Path, *, seed: int) -> Mapping[str, Callable[[], Load]]:
+def loads(traces: Path | None, *, seed: int) -> Mapping[str, Callable[[], Load]]:
     """Name the loads, and say how each is made.
 
     Args:
-        traces: folder of the recorded ones.
+        traces: folder of the recorded ones; None: the made ones only may be asked for.
         seed: of everything drawn.
     """
 
+    def read(path: str) -> TracedRequests | TracedWindows:
+        assert traces is not None
+        return parse_trace((traces / path).read_text(encoding="utf-8"))
+
     def windows(path: str, name: str, factor: float = 1.0) -> Load:
-        trace = parse_trace((traces / path).read_text(encoding="utf-8"))
+        trace = read(path)
         assert isinstance(trace, TracedWindows)
         return window_load(name, trace, speed=1.0, step_s=10.0, seed=seed, factor=factor)
 
     def requests(path: str, name: str, *, speed: float = 1.0, copies: int = 1) -> Load:
-        trace = parse_trace((traces / path).read_text(encoding="utf-8"))
+        trace = read(path)
         assert isinstance(trace, TracedRequests)
         return request_load(name, trace, speed=speed, step_s=1.0, copies=copies)
 
@@ -50,12 +58,14 @@ def loads(traces: Path, *, seed: int) -> Mapping[str, Callable[[], Load]]:
         "sine-150s": lambda: sine(
             low_per_s=5, high_per_s=45, period_s=150, periods=24, step_s=1.0, seed=seed
         ),
-        "sine-1h": lambda: sine(low_per_s=5, high_per_s=45, period_s=HOUR_S, periods=6, step_s=1.0, seed=seed),
+        "sine-1h": lambda: sine(
+            low_per_s=5, high_per_s=45, period_s=HOUR_S, periods=3, step_s=1.0, seed=seed
+        ),
         "step": lambda: step_up(
             low_per_s=15, high_per_s=45, at_s=HOUR_S, end_s=3 * HOUR_S, step_s=1.0, seed=seed
         ),
         "flash": lambda: flash_crowd(
-            rate_per_s=20, factor=5, at_s=2 * HOUR_S, crowd_s=900, rise_s=30, end_s=6 * HOUR_S, step_s=1.0,
+            rate_per_s=20, factor=5, at_s=HOUR_S, crowd_s=900, rise_s=30, end_s=4 * HOUR_S, step_s=1.0,
             seed=seed,
         ),
     }  # fmt: skip

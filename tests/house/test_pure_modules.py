@@ -27,6 +27,7 @@ PURE_ELSEWHERE = frozenset(
 SHELLS: frozenset[str] = frozenset({
     "planner/journal.py", "planner/loop.py", "planner/observers/gateways.py",
     "planner/observers/prometheus.py", "planner/process.py", "planner/process_settings.py",
+    "planner/proof/command.py",
     "planner/targets/dry_run.py", "planner/targets/kubernetes.py",
     "services/router/feed.py", "services/router/placer.py", "services/router/process.py",
     "services/router/process_settings.py",     "services/router/remote.py",

@@ -77,3 +77,12 @@ BASELINES: Mapping[str, tuple[Tuned, ...]] = {
     "token velocity": tuple(_velocity(*pair) for pair in product((1.15, 1.35, 1.6, 2.0), (60.0, 300.0))),
 }
 """By name; the values in no order."""
+
+PLAIN: Mapping[str, str] = {
+    "static peak": "head-room 1.15",
+    "HPA on utilisation": "target 0.55",
+    "KEDA on queue length": "0.6 prompts, 50 sequences",
+    "Dynamo, throughput": "60 s, head-room 1.5, last value",
+    "token velocity": "head-room 1.35, down after 300 s",
+}
+"""Values where nothing was tuned."""
