@@ -24,6 +24,8 @@ from planner.load import Array, Engine, Load, upper_tail
 
 _GRID = 32
 """Batches for which the step time is computed; between them it is interpolated."""
+BALANCED_FRAC = 0.5
+"""Of the variance that sequences of different contexts bring, what a router that balances leaves."""
 GAIN_MIN = 0.02
 """Least growth of the tokens per second with the batch, both by logarithm, that counts as growth."""
 CURVES_MAX = 256
@@ -41,6 +43,8 @@ class DecodeCurve:
         tokens_per_s: tokens written per second; shape [n], rising.
         step_s: time of a step; shape [n].
         crowding: variance of the number in flight over its mean; shape [n].
+        unevenness: variance of what single sequences add to a step over the squared mean, as far as a router
+            that balances leaves it.
         batch_max: largest batch that the engine takes at once and whose KV fits.
     """
 
@@ -48,16 +52,19 @@ class DecodeCurve:
     tokens_per_s: Array
     step_s: Array
     crowding: Array
+    unevenness: float
     batch_max: float
 
 
 def decode_curve(engine: Engine, load: Load) -> DecodeCurve:
     """Compute the curve of an engine at a load's context, to three digits."""
-    return _curve(engine, float(f"{max(1.0, load.context_tokens):.3g}"))
+    variation = max(0.0, load.uncached_square_tokens / max(1.0, load.uncached_tokens) ** 2 - 1.0)
+    return _curve(engine, float(f"{max(1.0, load.context_tokens):.3g}"), float(f"{variation:.2g}"))
 
 
 @lru_cache(maxsize=CURVES_MAX)
-def _curve(engine: Engine, context: float) -> DecodeCurve:
+def _curve(engine: Engine, context: float, variation: float) -> DecodeCurve:
+    """Compute a curve, for contexts of that mean and that variance over its square."""
     most = min(float(engine.sequences_max), engine.kv_tokens / context)
     batch = np.unique(np.linspace(1.0, max(2.0, _BEYOND * most), _GRID).round())
     step = np.array(
@@ -76,8 +83,18 @@ def _curve(engine: Engine, context: float) -> DecodeCurve:
         tokens_per_s=np.concatenate(([0.0], rates)),
         step_s=np.concatenate(([step[0]], step)),
         crowding=np.concatenate(([1.0], crowding)),
+        unevenness=BALANCED_FRAC * variation * _context_share(engine, context) ** 2,
         batch_max=most,
     )
+
+
+def _context_share(engine: Engine, context: float) -> float:
+    """Share of what a sequence adds to a step that grows with its context."""
+    one, none = (
+        engine.performance.decode_s(sequence_count=1, context_tokens=tokens) for tokens in (round(context), 0)
+    )
+    least = engine.performance.decode_s(sequence_count=2, context_tokens=0) - none
+    return (one - none) / max(1e-12, one - none + least)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +147,7 @@ def late_decode(
     """
     most = np.minimum(curve.batch_max, np.interp(tpot_s, curve.step_s[1:], curve.batch[1:], left=0.0))
     in_flight = state.batch * workers
-    spread = np.sqrt(np.maximum(in_flight * state.crowding * (1.0 + dispersion) / 2.0, 1e-9))
+    chance = (1.0 + dispersion) / 2.0 + curve.unevenness
+    spread = np.sqrt(np.maximum(in_flight * state.crowding * chance, 1e-9))
     late = upper_tail((most * workers - in_flight) / spread)
     return np.asarray(np.where(state.is_carried & (most > 0.0) & (workers > 0.0), late, 1.0))

@@ -52,7 +52,7 @@ class Planner:
         self._settings = settings
         start_s = self._start_s = max(kind.start_s for kind in settings.kinds)
         self._forecaster = Forecaster((settings.look_s, start_s + settings.look_s))
-        self._keeping = tuple(Keeping(start_s) for _ in range(3))
+        self._keeping = tuple(Keeping(start_s * settings.budget_factor_max) for _ in range(3))
         self._budget = ErrorBudget(
             late_frac=1.0 - settings.targets.attainment_frac,
             memory_s=settings.budget_memory_s,
@@ -232,12 +232,17 @@ class Planner:
         return worths(self._settings.kinds, rates)
 
     def _keep(self, at_s: float, now: Needs, later: Needs) -> tuple[int, int, int]:
-        total, prefill, decode = self._keeping
-        return (
-            total.fold(at_s, max(now.total, later.total)),
-            prefill.fold(at_s, max(now.prefill, later.prefill)),
-            decode.fold(at_s, max(now.decode, later.decode)),
+        keep_s = self._start_s * self._budget.overdrawn
+        wanted = (
+            max(now.total, later.total),
+            max(now.prefill, later.prefill),
+            max(now.decode, later.decode),
         )
+        total, prefill, decode = (
+            keeping.fold(at_s, value, keep_s=keep_s)
+            for keeping, value in zip(self._keeping, wanted, strict=True)
+        )
+        return total, prefill, decode
 
     def _may_stop(self, at_s: float) -> bool:
         return at_s - self._acted_s >= self._settings.limits.cooldown_s

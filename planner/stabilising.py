@@ -8,6 +8,8 @@ is started, turned or stopped (`arranging`).
 a start. Keeping it for exactly as long as a start takes, and not longer, costs at most twice what foresight
 would (rent or buy: Karlin, Manasse, Rudolph and Sleator, 1988), whatever the load does. The k-th worker is
 needed whenever at least k are, so the number to keep is the largest need within that time.
+Where the error budget is overdrawn, a start costs late requests that are not there to spend: the time grows
+by as much as the budget is overdrawn.
 
 *Error budget.* The targets allow a share of late requests over the long run. Whole workers round up, so most
 of the time fewer are late; and what cannot be foreseen makes more late at times. The share planned for is
@@ -23,23 +25,23 @@ from planner.observation import Attainment
 class Keeping:
     """The largest of the last values."""
 
-    def __init__(self, keep_s: float) -> None:
+    def __init__(self, keep_max_s: float) -> None:
         """Begin without a value.
 
         Args:
-            keep_s: how long a value counts.
+            keep_max_s: no value ever counts for longer.
         """
-        self._keep_s = keep_s
+        self._keep_max_s = keep_max_s
         self._falling: deque[tuple[float, int]] = deque()
 
-    def fold(self, at_s: float, value: int) -> int:
-        """Take a value; returns the largest that counts. Moments must not go back."""
+    def fold(self, at_s: float, value: int, *, keep_s: float) -> int:
+        """Take a value; returns the largest of the last `keep_s`. Moments must not go back."""
         while self._falling and self._falling[-1][1] <= value:
             self._falling.pop()
         self._falling.append((at_s, value))
-        while self._falling[0][0] < at_s - self._keep_s:
+        while self._falling[0][0] < at_s - self._keep_max_s:
             self._falling.popleft()
-        return self._falling[0][1]
+        return next(kept for moment, kept in self._falling if moment >= at_s - keep_s)
 
 
 class ErrorBudget:
@@ -76,6 +78,11 @@ class ErrorBudget:
         else:
             self._usual_count = float(attainment.request_count)
         self._at_s = at_s
+
+    @property
+    def overdrawn(self) -> float:
+        """How many times rarer than the targets allow requests may be late now; 1 while the budget holds."""
+        return math.exp(max(0.0, -self._saved))
 
     @property
     def allowed_late_frac(self) -> float:

@@ -1,10 +1,11 @@
-"""`baton plan`: how many workers a load needs, or what the planner would do with a running cluster, and why.
+"""`baton plan`: what a load needs, what the planner would do with a cluster, or would have done on a trace.
 
 Nothing is ever scaled by this command; `baton planner` does that.
 """
 
 import argparse
 import asyncio
+import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -26,6 +27,7 @@ examples:
   baton plan --requests-per-s 45 --prompt-tokens 1155 --output-tokens 211 --set planner.targets.ttft_s=0.2
   baton plan --settings planner.yaml --looks 6            watch a running cluster for a minute
   baton plan --settings planner.yaml --json decisions.json
+  baton plan --replay trace.jsonl --report planner.html   beside other autoscalers and a clairvoyant bound
 """
 
 
@@ -34,8 +36,9 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     command = commands.add_parser(
         "plan",
         help="how many workers a load needs, or what the planner would do and why",
-        description="Size both pools for a load given here; without one, watch the cluster that the settings "
-        "name and say what the planner would do and why. Nothing is scaled.",
+        description="Size both pools for a load given here, or replay a trace against the planner; without "
+        "either, watch the cluster that the settings name and say what the planner would do and why. Nothing "
+        "is scaled.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -60,6 +63,13 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         metavar="X",
         help="standard deviation of prompt lengths over their mean (default: 1)",
     )
+    trace = command.add_argument_group("a trace")
+    trace.add_argument("--replay", type=Path, metavar="FILE", help="of requests, or of requests per minute")
+    trace.add_argument("--speed", type=float, default=1.0, metavar="X", help="time runs X times as fast")
+    trace.add_argument("--factor", type=float, default=1.0, metavar="X", help="X times as many requests")
+    trace.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (default: 0)")
+    trace.add_argument("--alone", action="store_true", help="without the autoscalers of others beside it")
+    trace.add_argument("--report", type=Path, metavar="FILE", help="also write a page with figures")
     add_json(command)
     command.set_defaults(run=_run)
 
@@ -68,6 +78,8 @@ def _run(options: argparse.Namespace) -> int:
     settings = _settings(options)
     if options.requests_per_s is not None:
         return _size(options, settings.planner)
+    if options.replay is not None:
+        return _replay(options, settings.planner)
     entries = asyncio.run(_watch(settings, options.looks, quiet=str(options.json) == "-"))
     write_json(options.json, entries)
     return 0 if entries else 1
@@ -105,6 +117,24 @@ def _print(entries: list[Entry]) -> None:
         print(headline)
         for line in (*reasons, *entry.outcome.left):
             print(f"  {line}")
+
+
+def _replay(options: argparse.Namespace, settings: PlannerSettings) -> int:
+    from planner.proof.command import replay_file
+
+    report = replay_file(
+        options.replay,
+        settings,
+        speed=options.speed,
+        factor=options.factor,
+        seed=options.seed,
+        compares=not options.alone,
+        page=options.report,
+        progress=lambda name: print(f"{name} ...", file=sys.stderr, flush=True),
+    )
+    if not write_json(options.json, report.outcomes):
+        print(report.table())
+    return 0
 
 
 class _Plan(msgspec.Struct, frozen=True, kw_only=True):
