@@ -31,6 +31,7 @@ examples:
   baton replay trace.jsonl --policy all --policy dynamo-kv:4 --speedup 3 --report comparison.html
 """
 
+BY_CHUNKS, BY_LAYERS = "chunks", "layers"
 PROGRESS_S = 0.5
 """Real time between two lines of progress on a terminal."""
 PROGRESS_FILE_S = 5.0
@@ -99,7 +100,13 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
 def _add_mechanisms(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("handoffs (default: as the policy says)")
-    group.add_argument("--stream-kv", action="store_true", help="KV moves while prefill goes on")
+    group.add_argument(
+        "--stream-kv",
+        nargs="?",
+        const=BY_CHUNKS,
+        choices=(BY_CHUNKS, BY_LAYERS),
+        help="KV moves while prefill goes on, each chunk when it is computed, or its layers as they are",
+    )
     group.add_argument(
         "--first-token",
         type=FirstToken,
@@ -152,9 +159,11 @@ def _settings(options: argparse.Namespace, policy: str) -> ReplaySettings:
     if split and not split.isdecimal():
         raise ConfigurationInvalid(key="policy", message=f"policy: {split!r} is no number of prefill workers")
     mechanisms = None
-    if options.stream_kv or options.first_token is not None:
+    if options.stream_kv is not None or options.first_token is not None:
         mechanisms = Mechanisms(
-            streams_kv=options.stream_kv, first_token=options.first_token or FirstToken.DECODE
+            streams_kv=options.stream_kv is not None,
+            streams_layers=options.stream_kv == BY_LAYERS,
+            first_token=options.first_token or FirstToken.DECODE,
         )
     return ReplaySettings(
         policy=policy,

@@ -110,7 +110,7 @@ class Journeys:
             handoff = self._handoffs.get(sequence.job.index)
             if handoff is not None and sequence is handoff.prefill:
                 handoff.ready_tokens = sequence.computed_tokens
-                self._send(handoff)
+                self._send(handoff, worker.began_s)
         for sequence in delivery.prefilled:
             self._leave_prefill(worker, sequence)
         for sequence in delivery.ended:
@@ -145,7 +145,7 @@ class Journeys:
                 return
             handoff = self._hand_over(sequence, worker.index, target)
         handoff.prefilled, handoff.ready_tokens = True, job.prompt_tokens
-        self._send(handoff)
+        self._send(handoff, worker.began_s)
         if first is not FirstToken.DECODE:
             record.first_s = self._agenda.now_s
         if first is FirstToken.JUST_IN_TIME:
@@ -177,11 +177,11 @@ class Journeys:
             self._agenda.note(end_s, Happening.FETCH_END, index)
             return
         handoff = self._handoffs[index]
-        self._links.reserve(handoff)
-        self._send(handoff)
+        self._links.reserve(handoff, self._agenda.now_s)
+        self._send(handoff, None)
 
-    def _send(self, handoff: Handoff) -> None:
-        end_s = self._links.send(handoff, self._agenda.now_s)
+    def _send(self, handoff: Handoff, began_s: float | None) -> None:
+        end_s = self._links.send(handoff, self._agenda.now_s, began_s)
         if end_s is not None:
             self._agenda.note(end_s, Happening.HANDOFF_END, handoff.prefill.job.index)
 

@@ -34,6 +34,8 @@ class Mechanisms:
     first_token: FirstToken = FirstToken.DECODE
     streams_kv: bool = False
     """KV moves chunk by chunk while prefill goes on; the decode worker is then chosen when it begins."""
+    streams_layers: bool = False
+    """Where it streams: a chunk moves layer by layer while it is computed, not only when it is done."""
     shares_links: bool = True
     """Transfers to one worker go one after another, as in the simulated engine; else each has a link."""
     cools_handed_over: bool = False

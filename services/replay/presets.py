@@ -23,6 +23,8 @@ class EngineTiming:
     """945,029 tokens, measured with Llama-3.1-8B in FP8 on one H200."""
     kv_bytes_per_token: int = 131_072
     """Llama-3.1-8B with 16-bit KV: 32 layers, 8 heads of 128, keys and values."""
+    layers: int = 32
+    """Of Llama-3.1-8B. The KV of each exists when it is computed, and all take the same time."""
     sequences_max: int = 256
     """Sequences in one step; vLLM's default on a large GPU."""
     step_tokens_max: int = 8_192

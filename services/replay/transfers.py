@@ -24,6 +24,7 @@ class Handoff:
         reserved: the target has room for it.
         prefilled: the whole prompt is computed.
         ready_tokens: leading tokens whose step has ended.
+        reserved_s: when the target had room.
         sent_blocks: leading blocks that the target has, or that are on their way.
         moved_bytes: sent so far.
         link_end_s: when the last byte sent so far arrives.
@@ -34,6 +35,7 @@ class Handoff:
     prefill: Sequence
     decode: Sequence
     reserved: bool = False
+    reserved_s: float = 0.0
     prefilled: bool = False
     ready_tokens: int = 0
     sent_blocks: int = 0
@@ -69,14 +71,24 @@ class Links:
         self._mechanisms = mechanisms
         self._free_s = [0.0] * worker_count
 
-    def reserve(self, handoff: Handoff) -> None:
+    def reserve(self, handoff: Handoff, now_s: float) -> None:
         """Learn that the target of a handoff has room, and which blocks it lacks."""
-        handoff.reserved = True
+        handoff.reserved, handoff.reserved_s = True, now_s
         if not self._mechanisms.moves_whole_prompts:
             handoff.sent_blocks = handoff.decode.shared_blocks
 
-    def send(self, handoff: Handoff, now_s: float) -> float | None:
-        """Send what is computed and was not sent; returns when all has arrived, None: more will follow."""
+    def send(self, handoff: Handoff, now_s: float, began_s: float | None = None) -> float | None:
+        """Send what is computed and was not sent.
+
+        Args:
+            handoff: whose.
+            now_s: when the last part of it was computed.
+            began_s: when the step began that computed it; None: that was no step that ends now. Where layers
+                are streamed, what that step computed has been on its way since its first layer was ready.
+
+        Returns:
+            When all has arrived; None: more will follow.
+        """
         if not handoff.reserved:
             return None
         size = self._timing.block_size_tokens
@@ -86,11 +98,22 @@ class Links:
             # With nothing to move it still takes its turn, as a pull of the simulated engine does.
             moved = max(0, ready - handoff.sent_blocks) * self._timing.block_bytes
             handoff.moved_bytes += moved
-            handoff.link_end_s = self.move(handoff.target, moved, max(now_s, handoff.link_end_s))
+            handoff.link_end_s = self._move_layers(handoff, moved, now_s, began_s)
             handoff.sent_blocks = max(ready, handoff.sent_blocks)
         if not handoff.prefilled:
             return None
         return max(now_s, handoff.link_end_s) + self._timing.performance.handoff_s
+
+    def _move_layers(self, handoff: Handoff, moved: int, now_s: float, began_s: float | None) -> float:
+        """Put a part of a prompt on its way; returns when the last byte arrives."""
+        if began_s is None or not self._mechanisms.streams_layers:
+            return self.move(handoff.target, moved, max(now_s, handoff.link_end_s))
+        layers = self._timing.layers
+        first_s = began_s + (now_s - began_s) / layers
+        end_s = self.move(handoff.target, moved, max(first_s, handoff.reserved_s, handoff.link_end_s))
+        last_s = now_s + moved / layers / self._timing.performance.transfer_bytes_per_s
+        self._free_s[handoff.target] = max(end_s, last_s)
+        return self._free_s[handoff.target]
 
     def move(self, target: int, size_bytes: int, now_s: float) -> float:
         """Put bytes on the way to a worker; returns when the last one arrives."""

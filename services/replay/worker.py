@@ -67,7 +67,8 @@ class Worker:
         self.cuts = 0
         """How often a run was cut off: an end announced before that does not come."""
         self._begun = 0
-        self._began_s = 0.0
+        self.began_s = 0.0
+        """When the step under way, or the last one, began; of a run, the first."""
         self._run_steps_max = run_steps_max
         self._ending: list[tuple[int, int, Sequence]] = []
         self._prefill_s = 0.0
@@ -179,7 +180,7 @@ class Worker:
             sequence_count=work.decode_count, context_tokens=work.decode_context_tokens
         )
         self._prefill_s = performance.prefill_s(work.chunks)
-        self._began_s = now_s
+        self.began_s = now_s
         self.stepping = True
         ends.append(now_s + (decode_s + self._prefill_s))
         self._begun = step + 1
@@ -216,7 +217,7 @@ class Worker:
         ends = self.step_ends_s
         self._settle_to(len(ends))
         self.stepping = False
-        self.busy_s += ends[-1] - self._began_s
+        self.busy_s += ends[-1] - self.began_s
         self.prefill_busy_s += self._prefill_s
         step = len(ends) - 1
         delivery, batch = Delivery(), self.batch

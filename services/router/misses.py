@@ -3,26 +3,20 @@
 Comes in: what became of requests that were let in under overload. Goes out: margins.
 Invariant: each margin is in [`MARGIN_MIN_FRAC`, 1] and begins at 1; one request moves it by a bounded step.
 At most `MODELS_MAX` models are remembered.
-Form: the wanted margin is one over a high quantile of "measured time over the time it was let in for". The
-quantile is followed by stochastic approximation (H. Robbins, S. Monro, 1951) of its logarithm: up by `STEP`
-times (1 - share) when a request is beyond it, else down by `STEP` times share. That settles where just the
-share is beyond, whatever the distribution is, and it forgets. Since a time is held against the margin that
-the request itself was let in with, many requests under way do not push it too far.
+Form: the wanted margin is one over a high quantile of "measured time over the time it was let in for",
+followed as requests end (`services.domain.quantiles`). Since a time is held against the margin that the
+request itself was let in with, many requests under way do not push it too far.
 Not here: what is decided with it (`services.router.bounds`).
 """
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from math import exp, inf, log
 
+from services.domain.quantiles import FollowedQuantile
 from services.domain.slo import WHOLE, Margins, Slo
 
 MODELS_MAX = 256
 """Models remembered; the one that was under overload longest ago goes first."""
-
-STEP = 0.02
-"""Width of a step. With half of the requests late, forty of them bring the bound down by a third; in balance
-it stays within a few percent of its place. Larger ones follow faster and scatter more."""
 
 MARGIN_MIN_FRAC = 0.25
 """Smallest margin: whatever went wrong, a quarter of the target is still given away."""
@@ -48,20 +42,9 @@ class Outcome:
     tpot_s: float | None
 
 
-@dataclass(slots=True)
-class _Excess:
+def _excess(miss_frac: float) -> FollowedQuantile:
     """By how much measured times exceed what they were let in for: a high quantile, >= 1."""
-
-    log_quantile: float = 0.0
-
-    def fold(self, ratio: float, miss_frac: float) -> None:
-        beyond = (log(ratio) if ratio > 0 else -inf) > self.log_quantile
-        moved = self.log_quantile + STEP * (1.0 - miss_frac if beyond else -miss_frac)
-        self.log_quantile = min(max(moved, 0.0), -log(MARGIN_MIN_FRAC))
-
-    @property
-    def margin_frac(self) -> float:
-        return max(MARGIN_MIN_FRAC, exp(-self.log_quantile))
+    return FollowedQuantile(beyond_frac=miss_frac, value=1.0, least=1.0, most=1 / MARGIN_MIN_FRAC)
 
 
 class Misses:
@@ -76,7 +59,7 @@ class Misses:
         """
         self._targets = targets
         self._miss_frac = miss_frac / 2 if miss_frac < 1 else 1.0
-        self._models: OrderedDict[str, tuple[_Excess, _Excess]] = OrderedDict()
+        self._models: OrderedDict[str, tuple[FollowedQuantile, FollowedQuantile]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._models)
@@ -87,17 +70,17 @@ class Misses:
         One that was let in although its prediction was beyond the bound (a prompt longer than the target
         allows, an engine slower than it) says nothing: no margin would have kept it in time.
         """
-        ttft, tpot = self._models.setdefault(model, (_Excess(), _Excess()))
+        ttft, tpot = self._models.setdefault(model, (_excess(self._miss_frac), _excess(self._miss_frac)))
         self._models.move_to_end(model)
         if len(self._models) > MODELS_MAX:
             self._models.popitem(last=False)
         let_in_s = self._targets.ttft_s * outcome.margins.ttft_frac
         if outcome.ttft_s is not None and outcome.predicted_ttft_s <= let_in_s:
-            ttft.fold(outcome.ttft_s / let_in_s, self._miss_frac)
+            ttft.fold(outcome.ttft_s / let_in_s)
         # That margin is of the part that others share, so the bound itself was at least this.
         let_in_s = self._targets.tpot_s * outcome.margins.tpot_frac
         if outcome.tpot_s is not None and outcome.predicted_tpot_s <= self._targets.tpot_s:
-            tpot.fold(outcome.tpot_s / let_in_s, self._miss_frac)
+            tpot.fold(outcome.tpot_s / let_in_s)
 
     def margins(self, model: str) -> Margins:
         """Say how much of each target predictions of a model may use up."""
@@ -105,4 +88,4 @@ class Misses:
         if found is None:
             return WHOLE
         ttft, tpot = found
-        return Margins(ttft_frac=ttft.margin_frac, tpot_frac=tpot.margin_frac)
+        return Margins(ttft_frac=1 / ttft.value, tpot_frac=1 / tpot.value)

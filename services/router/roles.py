@@ -13,6 +13,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from services.domain.performance import PerformanceModel
+
 RATE_MEMORY_S = 30.0
 """Time after which an arrival counts for 1/e in the rate: longer than a burst, shorter than a daily rise."""
 SEEN_LEAST_S = 1.0
@@ -127,20 +129,42 @@ class RecentLoad:
         return self._load * math.exp(-(now_s - self._at_s) / memory_s)
 
 
-def step_limit_s(decoders: int, *, step_s: Callable[[int], float], tpot_target_s: float) -> float:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decodes:
+    """What decodes now, on equal engines.
+
+    Attributes:
+        performance: of each engine.
+        sequence_count: sequences, of all workers together.
+        context_tokens: KV tokens of these together.
+    """
+
+    performance: PerformanceModel
+    sequence_count: int
+    context_tokens: int
+
+    def step_s(self, workers: int, more: int = 0) -> float:
+        """Predict a decode step if so many workers shared all, and so many more like them came to each."""
+        tokens = self.context_tokens // workers
+        if more:
+            tokens += more * self.context_tokens // max(1, self.sequence_count)
+        sequences = -(-self.sequence_count // workers) + more
+        return self.performance.decode_s(sequence_count=sequences, context_tokens=tokens)
+
+
+def step_limit_s(decoders: int, decodes: Decodes, *, tpot_target_s: float) -> float:
     """Choose how long a step may become before a sequence goes to an emptier worker.
 
-    It lies halfway between the step if all of them shared what decodes, and if one worker less did: most fill
-    up, and the last keeps few sequences that a prompt would stall. With one worker it is as much as the
-    target allows.
+    As long as if all of them shared what decodes, and each had one sequence more: so they are enough for what
+    is there, and fill up to about the same. With one worker it is as much as the target allows.
 
     Args:
         decoders: workers that decode, as `decoder_count` has it.
-        step_s: decode step when what decodes now is shared by so many workers, s.
+        decodes: what decodes now.
         tpot_target_s: of a request.
     """
     most_s = STEP_FRAC_MAX * tpot_target_s
-    return min(most_s, (step_s(decoders) + step_s(decoders - 1)) / 2) if decoders > 1 else most_s
+    return min(most_s, decodes.step_s(decoders, more=1)) if decoders > 1 else most_s
 
 
 def decoder_count(

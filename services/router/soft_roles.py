@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from services.domain.worker import Phase
 from services.router.fleet import FleetView
-from services.router.roles import Demand, DemandRecord, decoder_count, step_limit_s
+from services.router.roles import Decodes, Demand, DemandRecord, decoder_count, step_limit_s
 from services.router.settings import RouterSettings
 from services.router.worker_view import WorkerView
 
@@ -92,19 +92,14 @@ def limit_of(
     fits = sum(view.limits.kv_blocks * view.limits.block_size_tokens for view in decoders) / len(decoders)
     most = len(decoders) if fixed_prefillers else max(1, len(decoders) - 1)
     performance = min(decoders, key=lambda view: view.worker_id).status.performance
-
-    def step_s(count: int) -> float:
-        return performance.decode_s(
-            sequence_count=math.ceil(sequences / count), context_tokens=tokens // count
-        )
-
+    decodes = Decodes(performance=performance, sequence_count=sequences, context_tokens=tokens)
     wanted = decoder_count(
         len(decoders) + fixed_prefillers,
         replace(demand, load=max(demand.load, sum(view.prefill_share for view in prefillers))),
-        step_s=step_s,
+        step_s=decodes.step_s,
         ttft_target_s=settings.ttft_target_s,
         tpot_target_s=settings.tpot_target_s,
         least=min(most, max(1, len(decoders) - soft_count, math.ceil(tokens / (fits * KV_USE_MAX)))),
         most=most,
     )
-    return step_limit_s(wanted, step_s=step_s, tpot_target_s=settings.tpot_target_s)
+    return step_limit_s(wanted, decodes, tpot_target_s=settings.tpot_target_s)

@@ -85,6 +85,7 @@ mechanisms = st.builds(
     Mechanisms,
     first_token=st.sampled_from(FirstToken),
     streams_kv=st.booleans(),
+    streams_layers=st.booleans(),
     shares_links=st.booleans(),
     moves_whole_prompts=st.booleans(),
 )

@@ -1,11 +1,14 @@
 """What streaming KV and an early first token do to a request, each in a case that can be followed by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from services.replay.cluster import Cluster
 from services.replay.policies import POLICIES
 from services.replay.policies.options import PolicyOptions
 from services.replay.policy import FirstToken, Mechanisms
+from services.replay.presets import EngineTiming
 from tests.replay.scenery import engine, token_times_s, trace_of
 
 TIMING = engine(kv_blocks=100)
@@ -18,12 +21,12 @@ DECODE_S = TIMING.performance.decode_s(sequence_count=1, context_tokens=73)
 CHUNK_MOVES_S = 24 * 10 / 50e3
 
 
-def times_s(mechanisms: Mechanisms) -> list[float]:
+def times_s(mechanisms: Mechanisms, timing: EngineTiming = TIMING) -> list[float]:
     """Token times of one prompt of 72 tokens, prefilled by one worker and written by another."""
     options = PolicyOptions(prefill_workers=1, mechanisms=mechanisms)
     cluster = Cluster(
         trace_of((0.0, 72, 3, ())),
-        TIMING,
+        timing,
         worker_count=2,
         policy=lambda fleet: POLICIES["round-robin"](fleet, options),
         itl_slo_s=0.004,
@@ -48,6 +51,19 @@ def test_streamed_kv_leaves_only_the_last_chunk_to_move() -> None:
     moves_s = CHUNK_MOVES_S + TIMING.performance.handoff_s
     assert streamed[1] == pytest.approx(sum(CHUNKS_S) + moves_s + DECODE_S)
     assert classic[1] - streamed[1] == pytest.approx(2 * CHUNK_MOVES_S)
+
+
+def test_streamed_layers_leave_only_the_last_layer_to_move() -> None:
+    """All others move while the chunk is computed; a link slower than the engine still takes its time."""
+    layered = Mechanisms(streams_kv=True, streams_layers=True, first_token=FirstToken.PREFILL)
+    last_layer_s = CHUNK_MOVES_S / TIMING.layers
+    arrived_s = sum(CHUNKS_S) + last_layer_s + TIMING.performance.handoff_s
+    assert times_s(layered)[0] == pytest.approx(sum(CHUNKS_S))
+    assert times_s(layered)[1] == pytest.approx(arrived_s + DECODE_S)
+    slow = replace(TIMING, performance=replace(TIMING.performance, transfer_bytes_per_s=100.0))
+    began_s = CHUNKS_S[0] / TIMING.layers
+    arrived_s = began_s + 720 / 100 + TIMING.performance.handoff_s
+    assert times_s(layered, slow)[1] == pytest.approx(arrived_s + DECODE_S)
 
 
 @pytest.mark.parametrize("streams_kv", [True, False])

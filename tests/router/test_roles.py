@@ -5,9 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.domain.performance import PRESETS
-from services.router.roles import Demand, DemandRecord, RecentLoad, decoder_count, step_limit_s
+from services.router.roles import Decodes, Demand, DemandRecord, RecentLoad, decoder_count, step_limit_s
 
 MODEL = PRESETS["dynamo-mocker"]
+DEFAULT = "h200-llama-3.1-8b-fp8"
 QUIET = Demand(load=0.05, mean_s=0.2, variation=1.0, dispersion=1.0)
 
 
@@ -99,11 +100,10 @@ def test_recent_work_is_forgotten_within_its_memory() -> None:
 
 @given(st.integers(1, 16), st.integers(1, 200), st.integers(0, 3_000_000))
 def test_workers_fill_up_but_not_beyond_the_target(decoders: int, sequences: int, tokens: int) -> None:
-    """All can be seated on so many workers within the limit, unless the target itself forbids it."""
-
-    def step_s(n: int) -> float:
-        return MODEL.decode_s(sequence_count=-(-sequences // n), context_tokens=tokens // n)
-
-    limit_s = step_limit_s(decoders, step_s=step_s, tpot_target_s=0.025)
+    """So many workers can each take their share and one sequence more, unless the target forbids it."""
+    decodes = Decodes(performance=PRESETS[DEFAULT], sequence_count=sequences, context_tokens=tokens)
+    limit_s = step_limit_s(decoders, decodes, tpot_target_s=0.025)
     assert limit_s <= 0.9 * 0.025
-    assert limit_s >= min(step_s(decoders), 0.9 * 0.025)
+    assert limit_s >= min(decodes.step_s(decoders), 0.9 * 0.025)
+    if decoders > 1 and limit_s < 0.9 * 0.025:
+        assert limit_s < decodes.step_s(decoders, more=2), "and not two more"

@@ -1,11 +1,11 @@
 """Baton's placement with everything it is to do: one configuration for every load, no ratio.
 
-Comes in: jobs. Goes out: ways. One late-bound queue, shortest prefill first; what is about to miss its target
-comes earlier, what can no longer meet it later. Every worker may do both: decode workers fill up one after
-another (`baton_seats`), and one that decodes takes a prompt where the wait it saves is worth more than the
-requests it is expected to spoil (`baton_offers`). KV moves while prefill goes on, missing prefixes are
-fetched from whoever has them, the first token is shown just in time, and copies left behind by a handoff are
-evicted first.
+Comes in: jobs. Goes out: ways. One late-bound queue, shortest prefill first, but for those whose time is
+about to run out (`baton_order`). Every worker may do both: decode workers fill up one after another
+(`baton_seats`), and one that decodes takes a prompt where the wait it saves is worth more than the requests
+it is expected to spoil (`baton_offers`). KV moves while prefill goes on, missing prefixes are fetched from
+whoever has them, the first token is shown just in time, and copies left behind by a handoff are evicted
+first.
 Simulated only as yet: KV that moves during prefill, fetched prefixes, eviction on request (docs/replay.md).
 Invariant: a job is bound to a worker that computes no prompt, so that its own is part of that worker's next
 step. Not here: the engine.
@@ -17,21 +17,16 @@ from dataclasses import replace
 from services.domain.spoiling import LengthRecord
 from services.replay.policies.at_once import tie_break
 from services.replay.policies.baton_offers import Coming, Offer, StallPrices, make_offer, prompt_s
+from services.replay.policies.baton_order import QueueOrder
 from services.replay.policies.baton_seats import Given, Seats
 from services.replay.policies.options import PolicyOptions
 from services.replay.policy import FirstToken, Fleet, Mechanisms, Way, WorkerState
 from services.replay.sequence import Job
 from services.router.tail_account import TailAccount
 
-LATE_FRAC = 0.25
-"""Share of the TTFT target by which a prompt that cannot be in time any more stands behind others, and by
-which one that still can is early enough to wait for shorter ones."""
-URGENT_FACTOR = 0.2
-"""A prompt that is about to miss its target counts as so much shorter."""
-AGE_FRAC = 0.15
-"""Each second of waiting counts for so many seconds of prefill, so that nothing waits for ever."""
-
-BATON = Mechanisms(first_token=FirstToken.JUST_IN_TIME, streams_kv=True, cools_handed_over=True)
+BATON = Mechanisms(
+    first_token=FirstToken.JUST_IN_TIME, streams_kv=True, streams_layers=True, cools_handed_over=True
+)
 
 
 class Baton:
@@ -51,6 +46,7 @@ class Baton:
         self._bound: dict[int, tuple[int, int | None]] = {}
         """Who computes a job's prompt, and who writes, if that is known."""
         self._lengths = LengthRecord()
+        self._order = QueueOrder(options.ttft_slo_s)
         self._tail = TailAccount()
         self._seats = Seats(
             fleet, self._given, self._lengths, ttft_slo_s=options.ttft_slo_s, itl_slo_s=options.itl_slo_s
@@ -100,7 +96,7 @@ class Baton:
             itl_slo_s=self._options.itl_slo_s,
         )
         ways: list[tuple[Job, Way]] = []
-        for job in sorted(self._held.values(), key=lambda job: (self._urgency(job, now_s), job.index)):
+        for job in sorted(self._held.values(), key=lambda job: (self._rank_s(job, now_s), job.index)):
             if not free:
                 break
             offer = self._offer(job, now_s)
@@ -138,16 +134,8 @@ class Baton:
         self._shortest_s[job.index] = min(offer.prefill_s)
         return offer
 
-    def _urgency(self, job: Job, now_s: float) -> float:
-        """Order the queue: shortest prefill first, what nears its target sooner, what is lost later."""
-        prefill_s, target_s = self._shortest_s[job.index], self._options.ttft_slo_s
-        age_s = now_s - job.arrival_s
-        left_s = target_s - age_s - prefill_s
-        if left_s < 0:
-            prefill_s += LATE_FRAC * target_s
-        elif left_s < LATE_FRAC * target_s:
-            prefill_s *= URGENT_FACTOR
-        return prefill_s - AGE_FRAC * age_s
+    def _rank_s(self, job: Job, now_s: float) -> float:
+        return self._order.rank_s(self._shortest_s[job.index], now_s - job.arrival_s)
 
     def _bind(self, offer: Offer, worker: int, end_s: float) -> Way:
         job, given = offer.job, self._given[worker]
@@ -178,6 +166,7 @@ class Baton:
     def spoke(self, job: Job, now_s: float) -> None:
         """Learn that a prompt is computed: its KV is here, or the rest of it on its way."""
         prefill, decode = self._bound[job.index]
+        self._order.fold(now_s - job.arrival_s)
         self._given[prefill].prefilling.discard(job.index)
         if decode is None or decode == prefill:
             self._arrived(job, prefill)

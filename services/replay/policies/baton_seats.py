@@ -15,7 +15,7 @@ from services.replay.policies.at_once import tie_break
 from services.replay.policies.baton_offers import Coming
 from services.replay.policy import Fleet, WorkerState
 from services.replay.sequence import Job
-from services.router.roles import DemandRecord, RecentLoad, decoder_count, step_limit_s
+from services.router.roles import Decodes, DemandRecord, RecentLoad, decoder_count, step_limit_s
 
 GROWTH_BLOCKS = 10
 """Blocks left free for a sequence's output when it is bound to a worker."""
@@ -106,24 +106,20 @@ class Seats:
         )
 
     def _limit_s(self, sequences: int, tokens: int, now_s: float) -> float:
-        performance = self._fleet.timing.performance
-
-        def step_s(decoders: int) -> float:
-            return performance.decode_s(
-                sequence_count=-(-sequences // decoders), context_tokens=tokens // decoders
-            )
-
+        decodes = Decodes(
+            performance=self._fleet.timing.performance, sequence_count=sequences, context_tokens=tokens
+        )
         demand = self._demand.demand()
         recent = self._recent.load(now_s, self._memory_s())
         decoders = decoder_count(
             self._fleet.worker_count,
             replace(demand, load=max(demand.load, recent)),
-            step_s=step_s,
+            step_s=decodes.step_s,
             ttft_target_s=self._ttft_slo_s,
             tpot_target_s=self._itl_slo_s,
         )
-        self._step_s = step_s(decoders)
-        return step_limit_s(decoders, step_s=step_s, tpot_target_s=self._itl_slo_s)
+        self._step_s = decodes.step_s(decoders)
+        return step_limit_s(decoders, decodes, tpot_target_s=self._itl_slo_s)
 
     def _seat_s(self, worker: int, state: WorkerState, job: Job) -> float:
         """Predict a worker's step with a job."""

@@ -1,0 +1,56 @@
+"""Which prompt goes first: shortest first, but for those whose time is about to run out.
+
+Comes in: prompts' prefill times and ages, what TTFT became of those before. Goes out: a rank in seconds.
+Shortest first gives the least mean and leaves the long ones behind. So the queue works towards two times:
+the target, and the 95th percentile of TTFT that the cluster itself has at present. What can still meet one of
+them, but not for much longer, goes as if it were short. Where more than 95 of 100 are in time the second one
+falls, until just five are beyond: it finds by itself how short the tail can be kept.
+Invariant: whatever waits long enough goes first. Not here: who takes a prompt (`baton`).
+"""
+
+from services.domain.quantiles import FollowedQuantile
+
+TAIL_FRAC = 0.05
+"""Share of prompts whose TTFT may be beyond the time that the queue works towards: TTFT is commonly judged by
+its 95th percentile."""
+LEAST_FRAC = 0.01
+"""Share of the target that this time is at least, and at first: it rises faster than it falls."""
+SOON_FRAC = 0.4
+"""Share of a time before which a prompt that can still meet it waits for shorter ones."""
+LATE_FRAC = 0.25
+"""The same share of the target, and by how much of it a prompt that cannot meet it stands behind others."""
+SOON_FACTOR = 0.1
+"""A prompt whose time is about to run out counts as so much shorter."""
+AGE_FRAC = 0.15
+"""Each second of waiting counts for so many seconds of prefill, so that nothing waits for ever."""
+
+
+class QueueOrder:
+    """Orders one queue."""
+
+    def __init__(self, ttft_slo_s: float) -> None:
+        """Know of no TTFT."""
+        self._target_s = ttft_slo_s
+        least_s = LEAST_FRAC * ttft_slo_s
+        self._tail = FollowedQuantile(beyond_frac=TAIL_FRAC, value=least_s, least=least_s, most=ttft_slo_s)
+
+    def fold(self, ttft_s: float) -> None:
+        """Learn of a prompt that is computed, so long after it arrived."""
+        self._tail.fold(ttft_s)
+
+    def rank_s(self, prefill_s: float, age_s: float) -> float:
+        """Rank a prompt that waits; the least goes first.
+
+        Args:
+            prefill_s: what its prefill takes.
+            age_s: since it arrived.
+        """
+        left_s = self._target_s - age_s - prefill_s
+        tail_left_s = self._tail.value - age_s - prefill_s
+        if left_s < 0:
+            rank_s = prefill_s + LATE_FRAC * self._target_s
+        elif left_s < LATE_FRAC * self._target_s or 0 <= tail_left_s < SOON_FRAC * self._tail.value:
+            rank_s = SOON_FACTOR * prefill_s
+        else:
+            rank_s = prefill_s
+        return rank_s - AGE_FRAC * age_s
