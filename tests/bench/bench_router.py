@@ -1,33 +1,34 @@
 """How long the router takes: one placement, one look-up, folding events and statuses; how a decision grows.
 
-Run it with `python -m tests.bench.bench_router`. It prints two tables; compare their rows with the yardstick
-of the same run, since machines differ.
+Run it with `python -m tests.bench.bench_router`. It prints two tables. Machines differ, and a shared one
+differs from moment to moment, so each call is also compared with a yardstick measured just before it.
 """
 
 import random
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from statistics import quantiles
+from statistics import median, quantiles
 
 from services.domain.blocks import BlockHash, BlocksRemoved, BlocksStored, KvEventBatch
 from services.domain.ids import EngineEpoch, RequestId, WorkerId
+from services.domain.placement import Placement
 from services.domain.worker import WorkerLoad
 from services.router.fleet import FleetView
 from services.router.placement import place
 from services.router.queue_load import QueueLoad
 from services.router.router import Router
 from services.router.settings import RouterSettings
-from tests.router.scenery import DECODE, LIMITS, PREFILL, decode_query, query, worker
+from tests.router.scenery import BOTH, DECODE, LIMITS, PREFILL, decode_query, query, worker
 
 WORKERS = 100
 PROMPT_TOKENS = 8000
 BLOCKS = PROMPT_TOKENS // 16
 ROUNDS = 2000
-GROWTH_WORKERS = (10, 100, 300, 1000)
+GROWTH_WORKERS = (8, 100, 300, 1000)
 GROWTH_HOLDERS = (0, 1, 30, 1000)
 GROWTH_ROUNDS = 300
-STATES = ("idle", "loaded", "full")
+STATES = ("idle", "loaded", "full", "soft")
 
 
 def build(rng: random.Random) -> tuple[Router, list[tuple[BlockHash, ...]]]:
@@ -71,14 +72,23 @@ def measure(name: str, call: Callable[[int], object], clean_up: Callable[[int], 
         clean_up: done after each call, not measured.
     """
     took_us: list[float] = []
+    yardsticks: list[float] = []
     for i in range(ROUNDS):
+        before = time.thread_time_ns()
+        count_to_a_thousand()
         start = time.thread_time_ns()
         call(i)
-        took_us.append((time.thread_time_ns() - start) / 1000)
+        end = time.thread_time_ns()
+        took_us.append((end - start) / 1000)
+        yardsticks.append((end - start) / (start - before))
         clean_up(i)
     cuts = quantiles(took_us, n=100)
     row = (("least", min(took_us)), ("p50", cuts[49]), ("p90", cuts[89]), ("p99", cuts[98]))
-    print(f"{name:48}" + "".join(f" {label} {us:8.1f} us  " for label, us in row))
+    print(
+        f"{name:48}"
+        + "".join(f" {label} {us:7.1f} us " for label, us in row)
+        + f" p50 {median(yardsticks):5.2f} yardsticks"
+    )
 
 
 def count_to_a_thousand() -> None:
@@ -88,10 +98,11 @@ def count_to_a_thousand() -> None:
 
 
 def fleet_in(state: str, count: int, rng: random.Random) -> FleetView:
-    """Half prefill and half decode workers: all idle, busy, or without room for anything more."""
+    """Half prefill and half decode workers, idle, busy, or without room for more; or all in both roles."""
     fleet = FleetView(RouterSettings())
     for i in range(count):
         load, full = WorkerLoad(), state == "full"
+        phases = BOTH if state == "soft" else DECODE if i % 2 else PREFILL
         if state != "idle":
             load = WorkerLoad(
                 running_count=rng.randrange(1, 40) if i % 2 else 0,
@@ -100,27 +111,31 @@ def fleet_in(state: str, count: int, rng: random.Random) -> FleetView:
                 waiting_count=1,
                 kv_used_blocks=LIMITS.kv_blocks if full else rng.randrange(2000),
             )
-        fleet.fold_status(worker(f"worker-{i}", DECODE if i % 2 else PREFILL, load=load), 0.0)
+        fleet.fold_status(worker(f"worker-{i}", phases, load=load), 0.0)
     return fleet
 
 
 def grow(state: str, count: int) -> str:
-    """Measure decisions alone, without look-up: p10 and p50 of CPU time for each number of holders, us."""
+    """Measure decisions without look-up: for each number of holders p50 of CPU time, us and yardsticks."""
     rng = random.Random(count)
     fleet, settings = fleet_in(state, count, rng), RouterSettings()
     cells: list[str] = []
     for holders in GROWTH_HOLDERS:
         took_us: list[float] = []
+        yardsticks: list[float] = []
         for i in range(GROWTH_ROUNDS):
             asked = query(f"g{i}", prompt_tokens=PROMPT_TOKENS, hashes=())
             asked = replace(asked, output_tokens_expected=60, deadline_s=60.0)
             who = rng.sample(range(count), min(holders, count))
             overlaps = {WorkerId(f"worker-{w}"): rng.randrange(1, BLOCKS + 1) for w in who}
+            before = time.thread_time_ns()
+            count_to_a_thousand()
             start = time.thread_time_ns()
             place(asked, fleet=fleet, overlaps=overlaps, queue=QueueLoad(), settings=settings, now_s=0.0)
-            took_us.append((time.thread_time_ns() - start) / 1000)
-        cuts = quantiles(took_us, n=10)
-        cells.append(f"{cuts[0]:6.0f} /{cuts[4]:6.0f}")
+            end = time.thread_time_ns()
+            took_us.append((end - start) / 1000)
+            yardsticks.append((end - start) / (start - before))
+        cells.append(f"{median(took_us):6.0f} /{median(yardsticks):5.1f}")
     return "".join(cells)
 
 
@@ -141,6 +156,11 @@ def main() -> None:
     measure("look-up, prompt held by nobody", lambda i: router.index.overlaps(fresh[i].block_hashes))
     measure("place, prompt held by several", lambda i: router.place(known[i], 0.0), end_of("k"))
     measure("place, prompt held by nobody", lambda i: router.place(fresh[i], 0.0), end_of("f"))
+    told = [router.place(query(f"t{i}", prompt_tokens=PROMPT_TOKENS), 0.0) for i in range(20)]
+    placed = [outcome for outcome in told if isinstance(outcome, Placement)]
+    measure("tell why: candidates and reason", lambda i: (placed[i % 20].candidates, placed[i % 20].reason))
+    for i in range(20):
+        router.fold_ended(RequestId(f"t{i}"))
     measure("place a decode", lambda i: router.place_decode(handed[i], 0.0), end_of("d"))
     blocks = [tuple(BlockHash(rng.getrandbits(64)) for _ in range(64)) for _ in range(ROUNDS)]
     measure(
@@ -159,9 +179,10 @@ def main() -> None:
     statuses = [worker("worker-3", DECODE, sequence=i + 2) for i in range(ROUNDS)]
     measure("fold a status", lambda i: router.fold_status(statuses[i], 1.0))
     print(
-        "\nplace without look-up, us p10 / p50, by workers that hold some of the prompt (most: all of them)"
+        "\nplace without look-up, p50 in us / in yardsticks of the same moment, by workers that hold some of "
+        "the prompt (most: all of them)"
     )
-    print(f"{'fleet':16}" + "".join(f"{holders:14}" for holders in GROWTH_HOLDERS))
+    print(f"{'fleet':16}" + "".join(f"{holders:13}" for holders in GROWTH_HOLDERS))
     for state in STATES:
         for count in GROWTH_WORKERS:
             print(f"{state:8}{count:8}" + grow(state, count), flush=True)

@@ -23,7 +23,7 @@ BENT = replace(SPEED, prefill_square_s=4e-10, decode_context_square_s=-1e-12, de
 MODELS = (SPEED, BENT, PRESETS["h200-llama-3.1-8b-fp8"], PRESETS["dynamo-mocker"])
 SPARED = (BIDDEN.why, "was asked for")
 """What is said of good ways of the other path."""
-FLEETS = 60
+FLEETS = 40
 """Fleets per size and kind; each is asked four times."""
 
 
