@@ -56,16 +56,16 @@ def loads(traces: Path | None, *, seed: int) -> Mapping[str, Callable[[], Load]]
         "conversation-8x": lambda: requests(MOONCAKE, "conversations, sped up 8x", speed=8.0),
         "conversation-8": lambda: requests(MOONCAKE, "conversations, 8 at once", copies=8),
         "sine-150s": lambda: sine(
-            low_per_s=5, high_per_s=45, period_s=150, periods=24, step_s=1.0, seed=seed
+            low_per_s=5, high_per_s=45, period_s=150, periods=16, step_s=1.0, seed=seed
         ),
         "sine-1h": lambda: sine(
             low_per_s=5, high_per_s=45, period_s=HOUR_S, periods=3, step_s=1.0, seed=seed
         ),
         "step": lambda: step_up(
-            low_per_s=15, high_per_s=45, at_s=HOUR_S, end_s=3 * HOUR_S, step_s=1.0, seed=seed
+            low_per_s=15, high_per_s=45, at_s=HOUR_S, end_s=2 * HOUR_S, step_s=1.0, seed=seed
         ),
         "flash": lambda: flash_crowd(
-            rate_per_s=20, factor=5, at_s=HOUR_S, crowd_s=900, rise_s=30, end_s=4 * HOUR_S, step_s=1.0,
+            rate_per_s=20, factor=5, at_s=HOUR_S, crowd_s=900, rise_s=30, end_s=3 * HOUR_S, step_s=1.0,
             seed=seed,
         ),
     }  # fmt: skip
