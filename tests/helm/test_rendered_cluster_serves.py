@@ -8,6 +8,7 @@ import msgspec
 import openai
 import pytest
 
+from planner.process_settings import PlannerProcessSettings
 from services.gateway.process_settings import GatewayProcessSettings
 from services.router.process_settings import RouterProcessSettings
 from services.runtime.settings import override, parse, read_yaml
@@ -38,6 +39,7 @@ PROGRAMS: dict[str, type[msgspec.Struct]] = {
     "gateway": GatewayProcessSettings,
     "router": RouterProcessSettings,
     "worker": WorkerProcessSettings,
+    "planner": PlannerProcessSettings,
 }
 
 
@@ -84,8 +86,9 @@ async def _asks_until(cluster: Cluster, over: asyncio.Event) -> int:
 
 
 async def test_the_laptop_values_serve(tmp_path: Path) -> None:
-    """The smallest cluster answers, and every pod ends in order within its grace period."""
-    manifests = render(merged(values_of("laptop"), SIMULATED))
+    """The smallest cluster answers, with a planner that finds no Kubernetes API; every pod ends in order."""
+    planner = {"planner": {"enabled": True, "pools": [{"name": "prefill"}, {"name": "decode"}]}}
+    manifests = render(merged(merged(values_of("laptop"), SIMULATED), planner))
     async with running(manifests, tmp_path, {}) as cluster:
         await _asks(cluster, "What is prefill? " * 40)
         assert set((await cluster.stop()).values()) == {0}

@@ -56,6 +56,12 @@ def test_by_the_schema(changes: dict[str, Any], key: str) -> None:
             {"models": [{"name": "m", "source": {"hub": "o/m"}}], "modelCache": {"enabled": True}},
             "source.revision",
         ),
+        ({"planner": {"enabled": True}}, "planner.pools"),
+        ({"planner": {"enabled": True, "pools": [{"name": "other"}]}}, "planner.pools: other"),
+        (
+            {"planner": {"enabled": True, "pools": [{"name": "decode"}]}, "gateway": {"replicas": 2}},
+            "planner.prometheusUrl",
+        ),
         ({"gateway": {"ingress": {"enabled": True}}}, "gateway.ingress.host"),
         ({"gateway": {"httpRoute": {"enabled": True}}}, "gateway.httpRoute.parentRefs"),
     ],
@@ -68,13 +74,14 @@ def test_by_rules_over_several_keys(changes: dict[str, Any], key: str) -> None:
 
 
 def _where(kind: str, key: str) -> dict[str, Any]:
-    sections = {
+    sections: dict[str, dict[str, Any]] = {
         "BusSettings": {"settings": {"bus": {key: "x"}}},
         "LinkSettings": {"settings": {"link": {key: "x"}}},
         "EdgeSettings": {"settings": {"edge": {key: "x"}}},
         "WorkerSettings": {"poolDefaults": {"worker": {key: "x"}}},
         "VllmSettings": {"poolDefaults": {"vllm": {key: "x"}}},
         "SimulatedSettings": {"poolDefaults": {"simulated": {key: "x"}}},
+        "LimitSettings": {"planner": {"settings": {"limits": {key: True}}}},
     }
     return sections[kind]
 

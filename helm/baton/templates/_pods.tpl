@@ -1,9 +1,9 @@
 {{/* What all pods share: identity, security, scheduling, volumes. */}}
 
-{{/* Of: dict "root" $ "pods" VALUES "class" "control" or "worker", and what baton.selector takes. */}}
+{{/* Of: dict "root" $ "pods" VALUES "class" "control" or "worker", "account" NAME of an account whose token is used, and what baton.selector takes. */}}
 {{- define "baton.podSpec" -}}
-serviceAccountName: {{ include "baton.fullname" .root }}
-automountServiceAccountToken: false
+serviceAccountName: {{ .account | default (include "baton.fullname" .root) }}
+automountServiceAccountToken: {{ not (empty .account) }}
 enableServiceLinks: false
 securityContext:
   runAsNonRoot: true

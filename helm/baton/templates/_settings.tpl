@@ -96,6 +96,47 @@ cluster's shape. What only a pod knows, its name and address, is in its argument
   "log_format" .Values.settings.log_format | toJson -}}
 {{- end -}}
 
+{{/* Names of the pools that the planner scales, as a list. */}}
+{{- define "baton.plannedPools" -}}
+{{- $names := list -}}
+{{- if .Values.planner.enabled }}{{ range .Values.planner.pools }}{{ $names = append $names .name }}{{ end }}{{ end -}}
+{{- $names | toJson -}}
+{{- end -}}
+
+{{- define "baton.plannerSettings" -}}
+{{- $roles := dict -}}
+{{- range .Values.pools -}}
+{{- $_ := set $roles .name (include "baton.pool" (dict "root" $ "pool" .) | fromJson).role -}}
+{{- end -}}
+{{- $workloads := list -}}
+{{- range required "planner.pools: name what the planner scales" (.Values.planner.pools | default nil) -}}
+{{- $role := get $roles .name -}}
+{{- if not (has $role (list "prefill" "decode")) -}}
+{{- fail (printf "planner.pools: %s: must be a pool of role prefill or decode" .name) -}}
+{{- end -}}
+{{- $name := printf "%s-%s" (include "baton.fullname" $) .name -}}
+{{- $workloads = append $workloads (dict "phase" $role "name" $name "kind" (.kind | default "default")) -}}
+{{- end -}}
+{{- $observe := dict -}}
+{{- if .Values.planner.prometheusUrl -}}
+{{- $observe = dict "source" "prometheus" "url" .Values.planner.prometheusUrl "selector" (include "baton.series" .) -}}
+{{- else if gt (int .Values.gateway.replicas) 1 -}}
+{{- fail "planner.prometheusUrl: needed with several gateways, since a Service leads to any one of them" -}}
+{{- else -}}
+{{- $url := printf "http://%s-gateway:8000/metrics" (include "baton.fullname" .) -}}
+{{- $observe = dict "source" "gateways" "urls" (list $url) "bus" (include "baton.busSettings" . | fromJson) -}}
+{{- end -}}
+{{- $targets := dict "ttft_s" (dig "router" "ttft_target_s" 0.5 .Values.settings) "tpot_s" (dig "router" "tpot_target_s" 0.03 .Values.settings) -}}
+{{- dict
+  "planner" (mergeOverwrite (dict "targets" $targets) (deepCopy .Values.planner.settings) (dict "limits" (dict "flips" false)))
+  "observe" $observe
+  "target" (dict "target" "kubernetes" "namespace" .Release.Namespace "workloads" $workloads)
+  "decisions_file" "/tmp/decisions.jsonl"
+  "metrics_host" "0.0.0.0"
+  "metrics_port" 9090
+  "log_format" .Values.settings.log_format | toJson -}}
+{{- end -}}
+
 {{/* A pool with its defaults, of: dict "root" $ "pool" POOL. */}}
 {{- define "baton.pool" -}}
 {{- mergeOverwrite (deepCopy .root.Values.poolDefaults) (deepCopy .pool) | toJson -}}

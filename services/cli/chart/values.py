@@ -11,6 +11,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, field
 
+from planner.settings import LimitSettings
 from services.bus.settings import BusSettings
 from services.cli.chart.keys import ChartSection
 from services.cli.chart.surroundings import Monitoring, NetworkPolicy, PriorityClasses, Tls
@@ -20,6 +21,7 @@ from services.cli.chart.workloads import (
     Model,
     ModelCache,
     Nats,
+    Planner,
     Pool,
     PoolDefaults,
     StandaloneRouter,
@@ -45,6 +47,7 @@ SET_BY_THE_CHART: dict[type, tuple[str, ...]] = {
         "kind", "model", "model_name", "side_channel_host", "side_channel_port",
     ),
     SimulatedSettings: ("kind", "side_channel_host"),
+    LimitSettings: ("flips",),
 }  # fmt: skip
 """Settings that follow from the cluster's shape; values must not name them."""
 
@@ -84,6 +87,7 @@ class ChartValues(ChartSection, frozen=True, kw_only=True):
         default_factory=lambda: [Pool(name="prefill", role="prefill"), Pool(name="decode", role="decode")]
     )
     """Pools of workers, any number, each with the keys of `poolDefaults` and a name."""
+    planner: Planner = Planner()
     nats: Nats = Nats()
     model_cache: ModelCache = ModelCache()
     tls: Tls = Tls()

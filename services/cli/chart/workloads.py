@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, field
 
+from planner.settings import PlannerSettings
 from services.cli.chart.keys import (
     ChartSection,
     Count,
@@ -227,6 +228,30 @@ class StandaloneRouter(Pods, frozen=True, kw_only=True):
     enabled: bool = False
     """Run it."""
     resources: Object = _sized("1", "512Mi", "2Gi")
+    """Requests and limits of the container."""
+
+
+class PlannedPool(ChartSection, frozen=True, kw_only=True):
+    """A pool that the planner scales; its role is prefill or decode."""
+
+    name: str
+    """Name of the pool."""
+    kind: str = "default"
+    """Kind of its workers, as in `settings.kinds`."""
+
+
+class Planner(Pods, frozen=True, kw_only=True):
+    """Keeps pools at the size that holds the targets at the least cost (docs/planner.md)."""
+
+    enabled: bool = False
+    """Run it. Its account may read the pools named here and scale them, and nothing else."""
+    pools: list[PlannedPool] = []
+    """What it scales; their `replicas` are then its own."""
+    prometheus_url: str = ""
+    """A Prometheus that scrapes this release; empty asks the gateway, of which there must then be one."""
+    settings: PlannerSettings | None = None
+    """How it decides; targets are those of `settings.router` unless they are named."""
+    resources: Object = _sized("100m", "128Mi", "512Mi")
     """Requests and limits of the container."""
 
 

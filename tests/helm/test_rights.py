@@ -1,0 +1,93 @@
+"""The rights at the Kubernetes API: what the planner's requests need, for its own pools, and nothing else."""
+
+import re
+from pathlib import Path
+
+import httpx
+import msgspec
+import pytest
+
+from planner.decision import Decision, PoolOrder
+from planner.process_settings import KubernetesSettings, PlannerProcessSettings
+from planner.targets.kubernetes import Kubernetes
+from services.runtime.settings import parse, read_yaml
+from tests.helm.chart import VALUES, Manifest, config_of, pods, rendered
+from tests.helm.kubelet import SETTINGS
+
+_PATH = re.compile(
+    r"^/apis/(?P<group>[^/]+)/v1/namespaces/(?P<namespace>[^/]+)"
+    r"/(?P<resource>[^/]+)/(?P<name>[^/]+)(?P<scale>/scale)?$"
+)
+_VERBS = {"GET": "get", "PUT": "update", "PATCH": "patch", "POST": "create", "DELETE": "delete"}
+"""Verbs of the API by method, for requests that name one object."""
+
+Right = tuple[str, str, str, str]
+"""Group, resource, name, verb."""
+
+
+class Api:
+    """Answers for workloads of two replicas and keeps what was asked."""
+
+    def __init__(self) -> None:
+        self.used: set[Right] = set()
+
+    def answer(self, request: httpx.Request) -> httpx.Response:
+        """Answer one request."""
+        found = _PATH.match(request.url.path)
+        assert found is not None, request.url
+        assert found["namespace"] == "serving"
+        resource = found["resource"] + (found["scale"] or "")
+        self.used.add((found["group"], resource, found["name"], _VERBS[request.method]))
+        body = {"metadata": {"resourceVersion": "1"}, "spec": {"replicas": 2}, "status": {"replicas": 2}}
+        return httpx.Response(200, content=msgspec.json.encode(body))
+
+
+def _granted(role: Manifest) -> set[Right]:
+    return {
+        (group, resource, name, verb)
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for name in rule["resourceNames"]
+        for verb in rule["verbs"]
+    }
+
+
+@pytest.mark.parametrize("name", [name for name in VALUES if name != "production"])
+def test_without_a_planner_nobody_has_rights(name: str) -> None:
+    """No role, no binding."""
+    kinds = {manifest["kind"] for manifest in rendered(name)}
+    assert not kinds & {"Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"}
+
+
+async def test_the_planner_has_the_rights_that_it_uses(tmp_path: Path) -> None:
+    """Each request of its scale target is granted, and each grant is used, all by one account."""
+    manifests = rendered("production")
+    (role,) = [m for m in manifests if m["kind"] in ("Role", "ClusterRole")]
+    (binding,) = [m for m in manifests if m["kind"] in ("RoleBinding", "ClusterRoleBinding")]
+    (pod,) = [p for p in pods(manifests) if p.owner == "Deployment/baton-planner"]
+    assert (role["kind"], binding["roleRef"]["name"]) == ("Role", role["metadata"]["name"])
+    assert [s["name"] for s in binding["subjects"]] == [pod.template["spec"]["serviceAccountName"]]
+
+    file = tmp_path / "planner.json"
+    file.write_text(config_of(manifests, pod, SETTINGS)["planner.json"], encoding="utf-8")
+    settings = parse(PlannerProcessSettings, read_yaml(file), source="chart").target
+    assert isinstance(settings, KubernetesSettings)
+    api = Api()
+    client = httpx.AsyncClient(transport=httpx.MockTransport(api.answer), base_url=settings.api_url)
+    target = Kubernetes(settings, now_s=lambda: 0.0, client=client)
+    assert {pool.phase.value for pool in await target.pools()} == {"prefill", "decode"}
+    orders = tuple(PoolOrder(phase=w.phase, kind=w.kind, worker_count=3) for w in settings.workloads)
+    outcome = await target.carry_out(Decision(orders=orders, look_s=10.0))
+    await target.close()
+    assert len(outcome.done) == len(orders)
+    assert api.used == _granted(role)
+
+
+def test_the_planner_scales_what_the_chart_does_not() -> None:
+    """Pools that are planned say no size of their own, or each upgrade would undo the planner's."""
+    manifests = rendered("production")
+    sizes = {m["metadata"]["name"]: "replicas" in m["spec"] for m in manifests if m["kind"] == "Deployment"}
+    assert not sizes["baton-prefill"]
+    assert not sizes["baton-decode"]
+    assert sizes["baton-gateway"]
