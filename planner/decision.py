@@ -45,12 +45,14 @@ class Decision:
         flips: to be done first.
         reasons: sentences, the most important first.
         look_s: time from now to the next look.
+        advice: sentences on what no number of workers mends; no part of the decision.
     """
 
     orders: tuple[PoolOrder, ...]
     flips: tuple[Flip, ...] = ()
     reasons: tuple[str, ...] = ()
     look_s: float
+    advice: tuple[str, ...] = ()
 
 
 class Scaler(Protocol):

@@ -70,5 +70,5 @@ def scenarios(requests_per_s: float, spread_frac: float) -> tuple[Array, Array]:
 
 def upper_tail(z: Array) -> Array:
     """Probability that a standard normal variable exceeds `z`, within 1.4e-4 (E. Page, 1977)."""
-    bounded = np.clip(z, -8.0, 8.0)
+    bounded = np.minimum(np.maximum(z, -8.0), 8.0)
     return np.asarray(1.0 / (1.0 + np.exp(bounded * (1.5976 + 0.070565992 * bounded * bounded))))

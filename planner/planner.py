@@ -7,15 +7,17 @@ decisions out.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from planner.advice import advise
 from planner.arranging import Arrangement, Arranger, Wanted
 from planner.decision import Decision, PoolOrder
 from planner.forecasting import Forecast, Forecaster
 from planner.kinds import Worths, worths
 from planner.load import Engine, Load
 from planner.observation import Backlog, Demand, Observation
-from planner.settings import KindSettings, PlannerSettings
+from planner.settings import PlannerSettings
+from planner.shaping import Shape, engine_of, load_of, shape_of
 from planner.sizing import NOTHING, Needs, Sizing
 from planner.stabilising import ErrorBudget, Keeping
 from planner.wording import headline, why
@@ -23,25 +25,6 @@ from services.domain.worker import Phase
 
 NOW, LATER = 0, 1
 """Horizons of the forecaster."""
-SHAPE_S = 120.0
-"""Constant by which the shape of requests (not their work) is smoothed."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
-    """What requests look like beside their rate and mean work; smoothed.
-
-    Attributes:
-        square: mean square of uncached tokens over their squared mean.
-        cached_tokens: prompt tokens that need no computing, mean.
-        context: mean KV of a decoding sequence over prompt and half an output.
-        dispersion: of the arrivals.
-    """
-
-    square: float
-    cached_tokens: float
-    context: float
-    dispersion: float
 
 
 class Planner:
@@ -62,6 +45,8 @@ class Planner:
         self._at_s: float | None = None
         self._hints = [NOTHING, NOTHING]
         self._acted_s = -math.inf
+        self._since_s: float | None = None
+        self._seen_s = 0.0
 
     @property
     def allowed_late_frac(self) -> float:
@@ -75,6 +60,7 @@ class Planner:
             return self._hold(
                 observation, f"what is known is {age_s:.0f} s old, more than {most_s:g} s: nothing is changed"
             )
+        self._note_gap(observation.at_s)
         demand = observation.demand
         if demand is not None and (demand.requests_per_s <= 0.0 or demand.output_tokens > 0.0):
             self._learn(observation, demand)
@@ -96,16 +82,9 @@ class Planner:
         self._forecaster.fold(at_s, demand)
         self._budget.fold(at_s, observation.attainment)
         if demand.requests_per_s > 0.0:
-            seen = _shape(demand, observation.backlog)
-            known = self._shape
-            if known is not None and self._at_s is not None:
-                gain = 1.0 - math.exp(-(at_s - self._at_s) / SHAPE_S)
-                seen = Shape(
-                    square=known.square + gain * (seen.square - known.square),
-                    cached_tokens=known.cached_tokens + gain * (seen.cached_tokens - known.cached_tokens),
-                    context=known.context + gain * (seen.context - known.context),
-                    dispersion=known.dispersion + gain * (seen.dispersion - known.dispersion),
-                )
+            seen = shape_of(demand, observation.backlog)
+            if self._shape is not None and self._at_s is not None:
+                seen = self._shape.moved(seen, at_s - self._at_s)
             self._shape = seen
         self._at_s = at_s
 
@@ -176,30 +155,23 @@ class Planner:
 
     def _plan(self, observation: Observation, shape: Shape, now: Forecast, later: Forecast) -> Decision:
         targets, attainment = self._settings.targets, observation.attainment
-        load = _load(later, shape)
-        engines = {
-            kind.name: _engine(kind, attainment.prefill_pace, attainment.decode_pace)
-            for kind in self._settings.kinds
-        }
+        load = load_of(later, shape)
+        engines = {kind.name: engine_of(kind, attainment) for kind in self._settings.kinds}
         known = self._worths(engines, load)
         soon = Sizing(engines[known.reference], load, targets.slo, spills=self._settings.spills)
-        sizings = (soon.at_rate(now.requests_per_s, now.spread_frac), soon)
+        present = soon.at_rate(now.requests_per_s, now.spread_frac)
         allowed = self._budget.allowed_late_frac
-        prefill_min = min(1, self._settings.limits.prefill.workers_min) if self._settings.spills else 1
-        for place in (NOW, LATER):
-            self._hints[place] = sizings[place].needs(
-                allowed_late_frac=allowed,
-                prefill_min=prefill_min,
-                hint=self._hints[place] if self._hints[place].total else self._hints[1 - place],
-            )
-        at_once = self._hints[NOW]
-        clearing = self._clearing(sizings[NOW], observation.backlog, at_once)
+        needs = self._hints[LATER] = self._needs(soon, allowed, self._hints[LATER])
+        at_once = needs  # no more than later, where less is asked for now and that is as sure
+        if now.requests_per_s > later.requests_per_s or now.spread_frac > later.spread_frac:
+            at_once = self._hints[NOW] = self._needs(present, allowed, self._hints[NOW])
+        clearing = self._clearing(present, observation.backlog, at_once)
         at_once = replace(at_once, prefill=at_once.prefill + math.ceil(clearing))
         wanted = Wanted(
             now=at_once,
-            later=self._hints[LATER],
-            kept=self._keep(observation.at_s, at_once, self._hints[LATER]),
-            late_of=lambda prefill, decode: sizings[NOW].late_of(prefill - clearing, decode),
+            later=needs,
+            kept=self._keep(observation.at_s, at_once, needs),
+            late_of=lambda prefill, decode: present.late_of(prefill - clearing, decode),
             allowed_late_frac=allowed,
             may_stop=self._may_stop(observation.at_s),
         )
@@ -207,15 +179,30 @@ class Planner:
             now=now,
             later=later,
             horizon_s=self._settings.look_s + self._start_s,
-            needs=self._hints[LATER],
-            sizing=sizings[LATER],
+            needs=needs,
+            sizing=soon,
             allowed=allowed,
             targets=targets,
         )
         if clearing > 0.0:
             waiting = observation.backlog.waiting_count
             said.append(f"{waiting} prompts wait too long: {clearing:.1f} prefill workers more clear them")
-        return self._arranged(observation, known, wanted, said)
+        decision = self._arranged(observation, known, wanted, said)
+        rate, demand = now.requests_per_s, observation.demand
+        if demand is None:
+            return decision
+        advice = advise(
+            demand=demand,
+            attainment=attainment,
+            attainment_frac=targets.attainment_frac,
+            work_workers=rate / soon.prefill_rate() + rate / soon.decode_rate(),
+            workers=sum(pool.ready_count for pool in observation.pools),
+        )
+        return replace(decision, advice=advice)
+
+    def _needs(self, sizing: Sizing, allowed: float, hint: Needs) -> Needs:
+        least = min(1, self._settings.limits.prefill.workers_min) if self._settings.spills else 1
+        return sizing.needs(allowed_late_frac=allowed, prefill_min=least, hint=hint)
 
     def _clearing(self, sizing: Sizing, backlog: Backlog, needs: Needs) -> float:
         """Prefill workers beyond the flow that clear, within a look, what would wait beyond the target."""
@@ -244,8 +231,16 @@ class Planner:
         )
         return total, prefill, decode
 
+    def _note_gap(self, at_s: float) -> None:
+        """Begin anew to know what was needed lately, at the first look and after looks were missing."""
+        if self._since_s is None or at_s - self._seen_s > self._settings.stale_after_s:
+            self._since_s = at_s
+        self._seen_s = at_s
+
     def _may_stop(self, at_s: float) -> bool:
-        return at_s - self._acted_s >= self._settings.limits.cooldown_s
+        """Whether enough is known to give anything back: as much as a start takes was looked at."""
+        known_s = at_s - (at_s if self._since_s is None else self._since_s)
+        return known_s >= self._start_s and at_s - self._acted_s >= self._settings.limits.cooldown_s
 
     def _arranged(self, observation: Observation, known: Worths, wanted: Wanted, said: list[str]) -> Decision:
         found: Arrangement = Arranger(self._settings, known, observation.pools).arrange(wanted)
@@ -258,48 +253,6 @@ class Planner:
             reasons=(headline(observation.pools, found), *said, *found.said, *held),
             look_s=self._settings.look_s,
         )
-
-
-def _shape(demand: Demand, backlog: Backlog) -> Shape:
-    plain = demand.prompt_tokens + demand.output_tokens / 2.0
-    context = 1.0
-    if backlog.running_count > 0 and backlog.running_context_tokens > 0:
-        context = backlog.running_context_tokens / backlog.running_count / max(1.0, plain)
-    return Shape(
-        square=max(1.0, demand.uncached_square_tokens / max(1.0, demand.uncached_tokens) ** 2),
-        cached_tokens=max(0.0, demand.prompt_tokens - demand.uncached_tokens),
-        context=context,
-        dispersion=max(1.0, demand.dispersion),
-    )
-
-
-def _load(forecast: Forecast, shape: Shape) -> Load:
-    rate = max(forecast.requests_per_s, 1e-9)
-    uncached = max(1.0, forecast.prefill_tokens_per_s / rate)
-    output = max(1.0, forecast.decode_tokens_per_s / rate)
-    prompt = uncached + shape.cached_tokens
-    return Load(
-        requests_per_s=forecast.requests_per_s,
-        spread_frac=forecast.spread_frac,
-        prompt_tokens=prompt,
-        uncached_tokens=uncached,
-        uncached_square_tokens=shape.square * uncached * uncached,
-        output_tokens=output,
-        context_tokens=shape.context * (prompt + output / 2.0),
-        dispersion=shape.dispersion,
-    )
-
-
-def _engine(kind: KindSettings, prefill_pace: float, decode_pace: float) -> Engine:
-    model = kind.model()
-    if prefill_pace != 1.0 or decode_pace != 1.0:
-        model = model.paced(prefill=prefill_pace, decode=decode_pace)
-    return Engine(
-        performance=model,
-        kv_tokens=kind.kv_tokens,
-        sequences_max=kind.sequences_max,
-        step_tokens_max=kind.step_tokens_max,
-    )
 
 
 def _plain_worths(settings: PlannerSettings) -> Worths:

@@ -114,7 +114,7 @@ class Sizing:
         readers, writers = prefill[:, None], np.maximum(decode, 1e-9)[:, None]
         leans = self.load.requests_per_s * self._costs.full_s > readers
         rates = np.where(leans, self._shared_rates, self._rates)
-        missing = np.clip((rates * self._costs.full_s - readers) / writers, 0.0, BUSY_MAX_FRAC)
+        missing = np.minimum(np.maximum((rates * self._costs.full_s - readers) / writers, 0.0), BUSY_MAX_FRAC)
         taken = missing if self._spills else np.zeros_like(missing)
         state = settle(curve, rates * self._later_tokens / writers / (1.0 - taken))
         spare = np.zeros_like(missing)
@@ -211,7 +211,10 @@ class Sizing:
             np.array([float(plan.prefill) for plan in plans]),
             np.array([float(plan.decode) for plan in plans]),
         )
-        return [replace(plan, late_frac=frac) for plan, frac in zip(plans, late.tolist(), strict=True)]
+        return [
+            Needs(prefill=plan.prefill, decode=plan.decode, late_frac=frac)
+            for plan, frac in zip(plans, late.tolist(), strict=True)
+        ]
 
     def _reach_for(self, median_alone_s: float, step_alone_s: float) -> None:
         ttft_s, tpot_s, said = self.slo.ttft_s, self.slo.tpot_s, []

@@ -117,6 +117,8 @@ def _print(entries: list[Entry]) -> None:
         print(headline)
         for line in (*reasons, *entry.outcome.left):
             print(f"  {line}")
+    for line in entries[-1].decision.advice if entries else ():
+        print(f"  advice: {line}")
 
 
 def _replay(options: argparse.Namespace, settings: PlannerSettings) -> int:

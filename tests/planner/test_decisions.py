@@ -194,6 +194,21 @@ def test_a_worker_is_kept_for_as_long_as_a_start_takes() -> None:
     assert sizes[590.0] <= before / 2
 
 
+@pytest.mark.parametrize("gap_s", [0.0, 600.0])
+def test_nothing_is_given_back_on_little_knowledge(gap_s: float) -> None:
+    """Started again, or blind for long, a planner keeps what it finds for as long as a start takes."""
+    planner = Planner(planner_settings(start_s=120.0))
+    if gap_s:
+        led(planner, [300.0] * 30, pools(6, 6))
+    begin_s, sizes = 300.0 + gap_s, []
+    state = pools(6, 6)
+    for place in range(30):
+        state = obeyed(state, planner.decide(observation(begin_s + place * LOOK_S, 5.0, state)))
+        sizes.append(sum(pool.ordered_count for pool in state))
+    assert min(sizes[:12]) >= 12
+    assert sizes[-1] <= 3
+
+
 def test_noise_moves_nothing_once_the_forecast_has_settled() -> None:
     """On independent arrivals around one rate there is hardly an action in an hour."""
     planner, state, changes = Planner(planner_settings()), pools(2, 2), 0

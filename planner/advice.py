@@ -1,0 +1,50 @@
+"""Advice in plain words, beside a decision: what no number of workers mends.
+
+Comes in: demand, measured attainment, the size of the fleet and of its work. Goes out: sentences.
+Invariant: advice changes no decision. Not here: decisions (`planner`).
+"""
+
+from planner.observation import Attainment, Demand
+
+BUSY_LEAST_FRAC = 0.4
+"""Below this utilisation hosted models, paid by the request, are usually cheaper than GPUs of one's own."""
+CACHED_LEAST_FRAC = 0.5
+"""Below this share of cached prompt tokens it pays to look at how prompts are put together: well-built ones
+reach 70 to 95 %."""
+MOST_FRAC = 0.5
+"""With more than so many requests in time the mean is fine and the tail is not."""
+REQUESTS_LEAST = 100
+"""Shares of fewer requests say nothing."""
+
+
+def advise(
+    *, demand: Demand, attainment: Attainment, attainment_frac: float, work_workers: float, workers: int
+) -> tuple[str, ...]:
+    """Say what is worth a look.
+
+    Args:
+        demand: of the last window.
+        attainment: of the last window.
+        attainment_frac: share of requests that is to meet both targets.
+        work_workers: workers that the load would keep busy at their best pace.
+        workers: that are there.
+    """
+    said = []
+    if workers > 0 and work_workers / workers < BUSY_LEAST_FRAC:
+        said.append(
+            f"the load is {work_workers / workers:.0%} of what the workers could carry: at that it is "
+            "usually cheaper to pay by the request"
+        )
+    cached = 1.0 - demand.uncached_tokens / demand.prompt_tokens if demand.prompt_tokens > 0.0 else 1.0
+    if demand.requests_per_s > 0.0 and cached < CACHED_LEAST_FRAC:
+        said.append(
+            f"{cached:.0%} of the prompt tokens were cached: look at the prompts' structure, what they share "
+            "belongs at their beginning"
+        )
+    is_known = attainment.request_count >= REQUESTS_LEAST
+    if is_known and MOST_FRAC < attainment.ttft_frac < attainment_frac:
+        said.append(
+            f"{1.0 - attainment.ttft_frac:.1%} of the first tokens were late while most are fast: that asks "
+            "for replicas, not for larger batches"
+        )
+    return tuple(said)

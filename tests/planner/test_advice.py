@@ -1,0 +1,47 @@
+"""Advice: said where it applies, silent where it does not, and never part of a decision."""
+
+from dataclasses import replace
+
+import pytest
+
+from planner.advice import advise
+from planner.observation import Attainment
+from planner.planner import Planner
+from tests.planner.situations import counts, demand, led, pools, settings
+
+CACHED = replace(demand(40.0), uncached_tokens=300.0)
+FINE = Attainment(request_count=1_000)
+
+
+@pytest.mark.parametrize(
+    ("work", "cached", "ttft_frac", "requests", "words"),
+    [
+        pytest.param(3.0, True, 1.0, 1_000, (), id="nothing to say"),
+        pytest.param(1.0, True, 1.0, 1_000, ("pay by the request",), id="idle"),
+        pytest.param(3.0, False, 1.0, 1_000, ("prompts' structure",), id="nothing cached"),
+        pytest.param(3.0, True, 0.9, 1_000, ("replicas, not",), id="a late tail"),
+        pytest.param(3.0, True, 0.2, 1_000, (), id="late altogether"),
+        pytest.param(3.0, True, 0.9, 10, (), id="too few to tell"),
+        pytest.param(1.0, False, 0.9, 1_000, ("pay by", "structure", "replicas"), id="all at once"),
+    ],
+)
+def test_each_rule_speaks_where_it_applies(
+    work: float, cached: bool, ttft_frac: float, requests: int, words: tuple[str, ...]
+) -> None:
+    """One sentence per rule, in a fixed order."""
+    said = advise(
+        demand=CACHED if cached else demand(40.0),
+        attainment=replace(FINE, ttft_frac=ttft_frac, request_count=requests),
+        attainment_frac=0.99,
+        work_workers=work,
+        workers=4,
+    )
+    assert len(said) == len(words)
+    assert all(word in sentence for word, sentence in zip(words, said, strict=True))
+
+
+def test_advice_stands_beside_a_decision() -> None:
+    """A fleet far too large is told so, while its size is decided as ever."""
+    decision = led(Planner(settings()), [5.0], pools(6, 6))
+    assert any("pay by the request" in sentence for sentence in decision.advice)
+    assert sum(counts(decision).values()) == 12, "on little knowledge nothing is given back"
