@@ -33,7 +33,7 @@ class NetworkPolicy(ChartSection, frozen=True, kw_only=True):
     clients: list[Object] = []
     """Peers that may call gateways; empty allows everybody."""
     monitoring: list[Object] = []
-    """Peers that may read metrics; empty allows everybody."""
+    """Peers that may read metrics; empty allows everybody, of gateways only while `clients` does."""
 
 
 class PriorityClasses(ChartSection, frozen=True, kw_only=True):
