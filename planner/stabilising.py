@@ -21,6 +21,10 @@ from collections import deque
 
 from planner.observation import Attainment
 
+CAUTION = 1.0
+"""Logarithm of the factor by which the budget counts as overdrawn at first: whoever knows nothing yet about a
+load learns it at the expense of requests."""
+
 
 class Keeping:
     """The largest of the last values."""
@@ -58,7 +62,7 @@ class ErrorBudget:
         self._late_frac = late_frac
         self._memory_s = memory_s
         self._bound = math.log(factor_max)
-        self._saved = 0.0
+        self._saved = max(-self._bound, -CAUTION)
         self._usual_count = 0.0
         self._at_s: float | None = None
 

@@ -106,6 +106,9 @@ async def _watch(settings: PlannerProcessSettings, looks: int, *, quiet: bool) -
             await loop.look()
             if not quiet:
                 _print(seen[before:])
+    if seen and not quiet:
+        for line in seen[-1].decision.advice:
+            print(f"advice: {line}")
     return seen
 
 
@@ -117,8 +120,6 @@ def _print(entries: list[Entry]) -> None:
         print(headline)
         for line in (*reasons, *entry.outcome.left):
             print(f"  {line}")
-    for line in entries[-1].decision.advice if entries else ():
-        print(f"  advice: {line}")
 
 
 def _replay(options: argparse.Namespace, settings: PlannerSettings) -> int:
