@@ -14,7 +14,7 @@ import os
 import re
 import sys
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +47,8 @@ class RunningPod:
     process: asyncio.subprocess.Process | None = None
     leaving: bool = False
     """Services no longer lead to it."""
+    caller_count: int = 0
+    """Callers that a Service led to it and that are not done."""
 
     @property
     def container(self) -> Manifest:
@@ -95,15 +97,24 @@ class Cluster:
         """Pods of one part."""
         return [p for p in self.pods if _label(p.pod.template, "component") == component]
 
-    def service(self, name: str, port: str) -> str:
-        """URL behind a Service: one of its pods, at the port that the Service leads to."""
+    @contextmanager
+    def service(self, name: str, port: str) -> Iterator[str]:
+        """Lead a caller through a Service to one of its pods, for as long as the block lasts.
+
+        Yields:
+            URL of the pod, at the port that the Service leads to.
+        """
         (found,) = [m for m in self._manifests if m["kind"] == "Service" and m["metadata"]["name"] == name]
         (target,) = [p["targetPort"] for p in found["spec"]["ports"] if p["name"] == port]
         chosen = found["spec"]["selector"].items()
-        behind = [
+        pod = next(
             p for p in self.pods if chosen <= p.pod.template["metadata"]["labels"].items() and not p.leaving
-        ]
-        return f"http://{behind[0].address}:{behind[0].port(target)}"
+        )
+        pod.caller_count += 1
+        try:
+            yield f"http://{pod.address}:{pod.port(target)}"
+        finally:
+            pod.caller_count -= 1
 
     async def start(self) -> None:
         """Start every pod, as Kubernetes does: all at once; return when all are ready.
@@ -175,12 +186,17 @@ class Cluster:
     async def _end(self, pod: RunningPod) -> int:
         assert pod.process is not None
         pod.leaving = True
-        hook = pod.container.get("lifecycle", {}).get("preStop", {}).get("exec")
-        if hook is not None:
+        hook = pod.container.get("lifecycle", {}).get("preStop", {})
+        if "exec" in hook:
             process = await asyncio.create_subprocess_exec(
-                *self._local(pod, hook["command"]), env=self._environment(pod)
+                *self._local(pod, hook["exec"]["command"]), env=self._environment(pod)
             )
             assert await process.wait() == 0, hook
+        if "sleep" in hook:  # what it is for: those who were led here before are in
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(hook["sleep"]["seconds"]):
+                    while pod.caller_count:  # noqa: ASYNC110 - counts set no event
+                        await asyncio.sleep(POLL_S)
         with contextlib.suppress(ProcessLookupError):
             pod.process.terminate()
         async with asyncio.timeout(pod.pod.template["spec"]["terminationGracePeriodSeconds"]):

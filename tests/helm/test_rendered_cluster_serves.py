@@ -65,13 +65,11 @@ def test_programs_take_the_files_that_are_rendered_for_them(name: str, tmp_path:
 
 async def _asks(cluster: Cluster, text: str) -> None:
     """Ask the gateways' Service one question; the first try must be answered."""
-    client = openai.AsyncOpenAI(
-        base_url=f"{cluster.service('baton-gateway', 'http')}/v1", api_key="none", max_retries=0
-    )
-    async with client:
-        answer = await client.chat.completions.create(
-            model="baton-tiny", messages=[{"role": "user", "content": text}], max_tokens=8, temperature=0
-        )
+    with cluster.service("baton-gateway", "http") as url:
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+            answer = await client.chat.completions.create(
+                model="baton-tiny", messages=[{"role": "user", "content": text}], max_tokens=8, temperature=0
+            )
     assert answer.usage is not None
     assert answer.usage.completion_tokens > 0
 
