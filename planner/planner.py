@@ -159,19 +159,21 @@ class Planner:
         engines = {kind.name: engine_of(kind, attainment) for kind in self._settings.kinds}
         known = self._worths(engines, load)
         soon = Sizing(engines[known.reference], load, targets.slo, spills=self._settings.spills)
-        present = soon.at_rate(now.requests_per_s, now.spread_frac)
         allowed = self._budget.allowed_late_frac
         needs = self._hints[LATER] = self._needs(soon, allowed, self._hints[LATER])
         at_once = needs  # no more than later, where less is asked for now and that is as sure
         if now.requests_per_s > later.requests_per_s or now.spread_frac > later.spread_frac:
+            present = soon.at_rate(now.requests_per_s, now.spread_frac)
             at_once = self._hints[NOW] = self._needs(present, allowed, self._hints[NOW])
-        clearing = self._clearing(present, observation.backlog, at_once)
+        clearing = self._clearing(soon, observation.backlog, at_once)
         at_once = replace(at_once, prefill=at_once.prefill + math.ceil(clearing))
         wanted = Wanted(
             now=at_once,
             later=needs,
             kept=self._keep(observation.at_s, at_once, needs),
-            late_of=lambda prefill, decode: present.late_of(prefill - clearing, decode),
+            late_of=lambda prefill, decode: soon.at_rate(now.requests_per_s, now.spread_frac).late_of(
+                prefill - clearing, decode
+            ),
             allowed_late_frac=allowed,
             may_stop=self._may_stop(observation.at_s),
         )

@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 def run(settings: PlannerProcessSettings) -> int:
     """Run a planner until a signal; returns the exit code."""
     start_logging("planner", style=settings.log_format)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # one line per question is no event
     die_with_parent(settings.parent_pid)
     return asyncio.run(_run(settings))
 

@@ -79,10 +79,17 @@ def is_changed(seen: Observation, decided: dict[tuple[Phase, str], int]) -> bool
     extra=st.integers(0, 12),
     budget=st.one_of(st.none(), st.floats(8.0, 40.0)),
     starts=st.integers(1, 5),
+    flips=st.booleans(),
 )
 @settings(max_examples=25, deadline=None)
 def test_no_order_is_beyond_a_limit(
-    story: list[Observation], prefill_min: int, extra: int, budget: float | None, starts: int
+    *,
+    story: list[Observation],
+    prefill_min: int,
+    extra: int,
+    budget: float | None,
+    starts: int,
+    flips: bool,
 ) -> None:
     """Maximum, budget and step hold for all pools that no person holds, whatever was there before."""
     workers_max = max(1, prefill_min) + extra
@@ -93,10 +100,12 @@ def test_no_order_is_beyond_a_limit(
             workers_max=workers_max,
             price_per_hour_max=budget,
             starts_max=starts,
+            flips=flips,
         )
     )
     for seen in story:
         decision = planner.decide(seen)
+        assert flips or not decision.flips
         decided = counts(decision)
         if not is_changed(seen, decided):
             continue
