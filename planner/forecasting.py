@@ -115,11 +115,6 @@ class Forecaster:
             spread_frac=float(min(1.0, errors[1:].max())),
         )
 
-    def methods(self, horizon: int) -> tuple[int, ...]:
-        """Which method is believed, by series."""
-        judge = self._judges[horizon]
-        return tuple(judge.best(judge.expected).tolist())
-
     def _jumps(self, dt_s: float, window_s: float, values: Array, noise: Array) -> tuple[bool, bool]:
         """Tell whether the load has jumped up, and down, beyond what is usual."""
         judge, expected = self._judges[0], self._smoothers.ahead(dt_s)

@@ -3,7 +3,8 @@
 Comes in: an engine, a load, targets, the share of requests that may be late. Goes out: workers of both roles
 and what they are expected to reach. Invariant: more demand or stricter targets never need fewer workers; both
 roles share one allowance of late requests, so that it is spent where a worker more would gain least.
-Not here: queueing itself (`prefill_wait`, `decode_batch`), limits and money (`fleet`), time (`stabilising`).
+Not here: queueing itself (`prefill_wait`, `decode_batch`), limits and money (`arranging`), time
+(`stabilising`).
 
 Decode workers take prompts that the prefill workers cannot do at once, in the time that their own steps
 leave, as Baton's router has it: what is missing of a whole prefill worker need not cost one.
