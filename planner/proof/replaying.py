@@ -12,6 +12,7 @@ from html import escape
 import msgspec
 
 from planner.decision import Scaler
+from planner.load import Engine
 from planner.planner import Planner
 from planner.proof.baselines.tuning import BASELINES, PLAIN
 from planner.proof.bound import Bound, clairvoyant_bound
@@ -22,7 +23,7 @@ from planner.proof.simulation import run_scaler
 from planner.proof.table import table, title
 from planner.proof.trace_loads import request_load, window_load
 from planner.proof.trace_text import TracedRequests, parse_trace
-from planner.proof.work import Engine, Work
+from planner.proof.work import Work
 from planner.settings import PlannerSettings
 
 LEAD_S, LIKE_S = 1200.0, 120.0

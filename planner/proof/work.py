@@ -12,31 +12,21 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.load import Engine
 from planner.proof.load import SPREAD_WEIGHTS, Floats, Load
 from services.domain.errors import ConfigurationInvalid
-from services.domain.performance import PerformanceModel, preset
+from services.domain.performance import preset
 from services.domain.slo import Slo
 
 Bools = NDArray[np.bool_]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Engine:
-    """One worker's engine."""
-
-    performance: PerformanceModel
-    kv_tokens: int = 945_029
-    """Measured with Llama-3.1-8B in FP8 on one H200."""
-    sequences_max: int = 256
-    """Sequences in one step; vLLM's default on a large GPU."""
-    step_tokens_max: int = 8_192
-    """Tokens computed in one step; vLLM's default on a large GPU."""
-
-
 RATE_S = 10.0
 """Arrivals that differ over less than so long differ by chance."""
-DEFAULT_ENGINE = Engine(performance=preset("h200-llama-3.1-8b-fp8"))
-"""Llama-3.1-8B in FP8 on one H200."""
+DEFAULT_ENGINE = Engine(
+    performance=preset("h200-llama-3.1-8b-fp8"), kv_tokens=945_029, sequences_max=256, step_tokens_max=8_192
+)
+"""Llama-3.1-8B in FP8 on one H200, with vLLM's default limits of a step."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,8 @@ from planner.proof.table import HEADER, rows, table, title
 from planner.proof.work import DEFAULT_ENGINE, Work
 from planner.settings import KindSettings, PlannerSettings, TargetSettings
 from services.domain.slo import Slo
-from tests.bench.planner_loads import RECORDED, loads, shortened
+from tests.bench.bench_planner_router import replayed, routed_load
+from tests.bench.planner_loads import MOONCAKE, RECORDED, led, loads, shortened
 
 SLOS = {"chat": Slo(ttft_s=2.0, tpot_s=0.025), "quick": Slo(ttft_s=0.2, tpot_s=0.01)}
 STARTUPS_S = (30.0, 120.0)
@@ -114,6 +115,12 @@ def main() -> None:
     known = [name for name in made if options.traces is not None or name not in RECORDED]
     wanted = [name for name in known if options.loads is None or name in options.loads.split(",")]
     parts: dict[str, Load] = {name: shortened(made[name](), options.days * 86_400) for name in wanted}
+    if options.routed is not None:
+        _report, cluster = replayed(
+            options.traces / MOONCAKE, SLOS["chat"], speed=8.0, workers=options.routed, first=None
+        )
+        served = routed_load(cluster, name="conversations, sped up 8x, as routed")
+        parts["conversation-8x-routed"] = led(served, options.seed)
     everything: list[Saved] = []
     for slo_name in options.slos.split(","):
         for startup_s in options.startups:
@@ -156,6 +163,9 @@ def _options() -> argparse.Namespace:
     command.add_argument("--days", type=float, default=14.0, help="counted part of each load, at most")
     command.add_argument("--slos", default="chat,quick", help="of " + ", ".join(SLOS))
     command.add_argument("--startups", type=float, nargs="+", default=list(STARTUPS_S), help="seconds")
+    command.add_argument(
+        "--routed", type=int, metavar="N", help="also conversations with what Baton's router hit, N workers"
+    )
     command.add_argument("--seed", type=int, default=1)
     command.add_argument("--alone", action="store_true", help="only the planner")
     command.add_argument("--markdown", action="store_true", help="tables for a page")

@@ -69,11 +69,16 @@ def loads(traces: Path | None, *, seed: int) -> Mapping[str, Callable[[], Load]]
             seed=seed,
         ),
     }  # fmt: skip
-    return {name: _led(make, seed) for name, make in made.items()}
+    return {name: _later(make, seed) for name, make in made.items()}
 
 
-def _led(make: Callable[[], Load], seed: int) -> Callable[[], Load]:
-    return lambda: led_in(make(), lead_s=LEAD_S, like_s=LIKE_S, seed=seed + 1)
+def _later(make: Callable[[], Load], seed: int) -> Callable[[], Load]:
+    return lambda: led(make(), seed)
+
+
+def led(load: Load, seed: int) -> Load:
+    """Put a quiet time before a load."""
+    return led_in(load, lead_s=LEAD_S, like_s=LIKE_S, seed=seed + 1)
 
 
 def shortened(load: Load, end_s: float) -> Load:

@@ -10,9 +10,9 @@ Its correction factors come from TTFT and ITL averages; with a profile without e
 import math
 
 from planner.decision import Decision
+from planner.load import Engine
 from planner.observation import Demand, Observation
 from planner.proof.baselines.pace import pace, sized
-from planner.proof.work import Engine
 from services.domain.slo import Slo
 from services.domain.worker import Phase
 

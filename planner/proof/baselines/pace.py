@@ -10,8 +10,8 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from planner.decision import Decision, PoolOrder
+from planner.load import Engine
 from planner.observation import Demand, Observation
-from planner.proof.work import Engine
 from services.domain.performance import PrefillChunk
 from services.domain.slo import Slo
 from services.domain.worker import Phase

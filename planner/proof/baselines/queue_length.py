@@ -9,10 +9,10 @@ those under way, of the decode pool those that decode.
 import math
 
 from planner.decision import Decision
+from planner.load import Engine
 from planner.observation import Observation
 from planner.proof.baselines.pace import HighestOfLate, pace, sized
 from planner.proof.baselines.utilisation_hpa import DOWN_WINDOW_S, TOLERANCE_FRAC
-from planner.proof.work import Engine
 from services.domain.slo import Slo
 from services.domain.worker import Phase
 

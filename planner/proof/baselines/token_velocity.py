@@ -8,9 +8,9 @@ grows at once and shrinks after a delay. What waits counts as coming within the 
 import math
 
 from planner.decision import Decision
+from planner.load import Engine
 from planner.observation import Observation
 from planner.proof.baselines.pace import HighestOfLate, pace, sized
-from planner.proof.work import Engine
 from services.domain.slo import Slo
 from services.domain.worker import Phase
 

@@ -10,9 +10,9 @@ TPOT target that are taken: the best that it can be given.
 import math
 
 from planner.decision import Decision
+from planner.load import Engine
 from planner.observation import Observation
 from planner.proof.baselines.pace import HighestOfLate, pace, sized
-from planner.proof.work import Engine
 from services.domain.slo import Slo
 from services.domain.worker import Phase
 
