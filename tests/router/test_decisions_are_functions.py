@@ -2,11 +2,12 @@
 
 import random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.domain.blocks import KvEventBatch
-from services.domain.ids import EngineEpoch
+from services.domain.ids import EngineEpoch, WorkerId
 from services.domain.placement import PlacementQuery
 from services.domain.worker import Phase, WorkerLoad, WorkerStatus
 from services.router.router import Router
@@ -65,6 +66,24 @@ def test_the_order_of_arrival_changes_nothing(
         assert able == sorted(able, key=lambda c: c.cost_s)
         assert (placement.path, placement.worker_id) == (able[0].path, able[0].worker_id)
         assert placement.predicted_ttft_s == able[0].ttft_s > 0
+
+
+@pytest.mark.parametrize("avoided", [(), ("w3",)])
+def test_a_record_tells_what_was_known_at_the_decision(avoided: tuple[str, ...]) -> None:
+    """Whatever becomes of the fleet, candidates and reason read later are those of the decision."""
+    rng = random.Random(3)
+    router = Router(RouterSettings())
+    for i in range(12):
+        phases = (PREFILL, DECODE, BOTH)[i % 3]
+        router.fold_status(worker(f"w{i}", phases, load=WorkerLoad(waiting_prefill_tokens=100 * i)), 0.0)
+    placements = [router.place(query(f"r{i}", avoid=avoided), 0.0) for i in range(5)]
+    told = [repr(placement) for placement in placements]
+    for i in range(40):
+        name, phases = f"w{rng.randrange(20)}", rng.choice((PREFILL, DECODE, BOTH))
+        load = WorkerLoad(running_count=rng.randrange(200), waiting_prefill_tokens=rng.randrange(100_000))
+        router.fold_status(worker(name, phases, load=load, sequence=i + 2), 0.0)
+        router.fold_left(WorkerId(f"w{rng.randrange(20)}"))
+        assert [repr(placement) for placement in placements] == told
 
 
 def test_equal_workers_share_requests_evenly() -> None:
