@@ -137,7 +137,7 @@ class Sizing:
             tpot_s=slo.tpot_s * (1.0 - np.minimum(missing, spare)),
             dispersion=self.load.dispersion,
         )
-        return np.asarray(np.minimum(1.0, late_prompts + late_tokens) @ self._shares)
+        return np.asarray(np.minimum(1.0, np.minimum(1.0, late_prompts + late_tokens) @ self._shares))
 
     def late_of(self, prefill: float, decode: float) -> float:
         """Share of requests that miss a target with this one plan."""
