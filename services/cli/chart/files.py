@@ -148,12 +148,28 @@ def _section(
             for line in textwrap.wrap(meaning, _WIDTH_CHARS - len(indent)):
                 yield f"{indent}# {line}\n"
         own = getattr(value, inner.name)
-        kind = inner.type
+        kind = inner.type.type if isinstance(inner.type, shape.Metadata) else inner.type
+        if isinstance(kind, shape.ListType) and isinstance(kind.item_type, shape.StructType):
+            yield from _keys_of_entries(kind.item_type, f"{indent}#   ", said)
         if isinstance(own, ChartSection) and isinstance(kind, shape.StructType):
             yield f"{indent}{inner.encode_name}:\n"
             yield from _section(kind, own, indent + "  ", said)
         else:
             yield f"{indent}{inner.encode_name}: {json.dumps(_told(own))}\n"
+
+
+def _keys_of_entries(
+    found: shape.StructType, prefix: str, said: set[tuple[str, str]], at: str = ""
+) -> Iterator[str]:
+    """Explain the keys of a list's entries, which may stand in no default."""
+    for setting, inner in zip(list_settings(found), found.fields, strict=True):
+        if (setting.name, setting.meaning) in said:
+            continue
+        said.add((setting.name, setting.meaning))
+        text = f"{at}{setting.name}: {setting.meaning}"
+        yield from (f"{prefix}{line}\n" for line in textwrap.wrap(text, _WIDTH_CHARS - len(prefix)))
+        if isinstance(inner.type, shape.StructType):
+            yield from _keys_of_entries(inner.type, prefix, said, f"{at}{setting.name}.")
 
 
 def _told(value: object) -> object:
