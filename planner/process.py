@@ -132,6 +132,6 @@ def _target(
             return DryRun(announced)
         case KubernetesSettings() as kubernetes:
             real = Kubernetes(kubernetes, now_s=clock.now_s)
-            return DryRun(real.pools, can_flip=False) if is_dry else real
+            return DryRun(real.pools) if is_dry else real
         case unreachable:
             assert_never(unreachable)

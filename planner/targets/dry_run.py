@@ -21,9 +21,7 @@ class DryRun:
 
         Args:
             read: reads them, from workers or from a real target.
-            can_flip: as the real target.
         """
-        self.can_flip = can_flip
         self._read = read
         self._pools: tuple[PoolState, ...] = ()
 

@@ -9,7 +9,7 @@ Protocol: GET the workload for readiness and annotations, GET and PUT `.../scale
 """
 
 import asyncio
-import logging
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +21,7 @@ from planner.decision import Decision, PoolOrder
 from planner.observation import PoolState
 from planner.process_settings import KubernetesSettings, WorkloadSettings
 from planner.targets.port import Outcome, TargetUnavailable
-
-log = logging.getLogger(__name__)
+from services.domain.errors import ConfigurationInvalid
 
 HOLD_ANNOTATION = "baton/hold"
 """With the value "true" on a workload: a person keeps it as it is."""
@@ -66,8 +65,6 @@ class _Seen:
 class Kubernetes:
     """Scales workloads of one namespace."""
 
-    can_flip = False
-
     def __init__(
         self,
         settings: KubernetesSettings,
@@ -81,13 +78,16 @@ class Kubernetes:
             settings: where the API is, and the workloads.
             now_s: the planner's clock.
             client: to the API server; None makes one with the service account's authorities.
+
+        Raises:
+            ConfigurationInvalid: the authorities' file holds no certificate.
         """
         self._settings = settings
         self._now_s = now_s
         self._client = client or httpx.AsyncClient(
             base_url=settings.api_url,
             timeout=settings.request_timeout_s,
-            verify=settings.ca_file if Path(settings.ca_file).exists() else True,
+            verify=_trust(settings.ca_file),
         )
         self._seen: dict[WorkloadSettings, _Seen] = {}
 
@@ -213,6 +213,16 @@ class Kubernetes:
 
 class _Conflict(TargetUnavailable):
     """Somebody else wrote first."""
+
+
+def _trust(ca_file: str) -> ssl.SSLContext:
+    """Trust the service account's authorities, or the system's where there are none."""
+    try:
+        return ssl.create_default_context(cafile=ca_file if Path(ca_file).exists() else None)
+    except ssl.SSLError as error:
+        raise ConfigurationInvalid(
+            key="target.ca_file", message=f"target.ca_file: {ca_file}: {error}"
+        ) from None
 
 
 def _decoded(content: bytes, path: str) -> _Workload:

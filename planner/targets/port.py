@@ -28,11 +28,6 @@ class Outcome:
 class Target(Protocol):
     """Carries decisions out."""
 
-    @property
-    def can_flip(self) -> bool:
-        """Whether a worker's role can be changed."""
-        ...
-
     async def pools(self) -> tuple[PoolState, ...]:
         """Read all pools.
 

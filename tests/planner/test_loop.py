@@ -42,7 +42,6 @@ class Instant:
     state: tuple[PoolState, ...]
     refuses: bool = False
     decisions: list[Decision] = field(default_factory=list)
-    can_flip: bool = True
 
     async def pools(self) -> tuple[PoolState, ...]:
         """Read all pools."""

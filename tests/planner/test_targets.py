@@ -11,6 +11,7 @@ from planner.process_settings import KubernetesSettings, WorkloadSettings
 from planner.targets.dry_run import DryRun
 from planner.targets.kubernetes import HOLD_ANNOTATION, Kubernetes
 from planner.targets.port import Target, TargetUnavailable
+from services.domain.errors import ConfigurationInvalid
 from services.domain.worker import Phase
 from tests.planner.api_server import ApiServer, Workload
 from tests.planner.situations import pools
@@ -178,6 +179,19 @@ async def test_a_server_that_refuses_is_an_unavailable_target(
     with pytest.raises(TargetUnavailable):
         await kubernetes.pools()
     assert not server.faults
+
+
+async def test_the_accounts_authorities_are_trusted_and_no_others(tmp_path: Path) -> None:
+    """A file that is there is read at the start; one that holds no certificate refuses it."""
+    wrong = tmp_path / "ca.crt"
+    wrong.write_text("no certificate", encoding="utf-8")
+    settings = KubernetesSettings(
+        namespace="llm",
+        workloads=(WorkloadSettings(phase=Phase.PREFILL, name="baton-prefill"),),
+        ca_file=str(wrong),
+    )
+    with pytest.raises(ConfigurationInvalid, match="ca_file"):
+        Kubernetes(settings, now_s=lambda: 0.0)
 
 
 async def test_a_dry_run_says_what_it_would_do(dry_run: DryRun) -> None:
