@@ -14,9 +14,7 @@ from planner.targets.port import Outcome
 class DryRun:
     """Says what it would do."""
 
-    def __init__(
-        self, read: Callable[[], Awaitable[tuple[PoolState, ...]]], *, can_flip: bool = True
-    ) -> None:
+    def __init__(self, read: Callable[[], Awaitable[tuple[PoolState, ...]]]) -> None:
         """Take a way to see the pools.
 
         Args:
