@@ -10,8 +10,6 @@ Not here: the choice (`services.router.placement`), telling a person (`baton exp
 from dataclasses import dataclass, fields
 from math import inf
 
-import numpy as np
-
 from services.domain.ids import WorkerId
 from services.domain.placement import Candidate, Path, Placement, PlacementQuery
 from services.router.bounds import Bounds
@@ -19,9 +17,6 @@ from services.router.columns import Mask
 from services.router.refusal import Bar
 from services.router.sifting import Closed
 from services.router.way import Ways, number_at
-
-WHOLE_MAX = 256
-"""Ways up to which an account holds all: they take less than 100 bytes each, and choosing takes time."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -140,39 +135,6 @@ class Account:
         count, harm_s = int(self.ways.running_count[place]), number_at(self.ways.harm_s, place)
         plural, each = ("request", "") if count == 1 else ("requests", " each")
         return f"{count} running {plural} for {_ms(harm_s / count)}{each}"
-
-
-def account_of(
-    query: PlacementQuery,
-    *,
-    ways: Ways,
-    good: Mask | None,
-    closed: Closed | None,
-    bounds: Bounds,
-    chosen: int,
-    wish: Wish | None,
-    candidates_kept: int,
-) -> Account:
-    """Make an account. Of a large fleet it holds the ways that it may come to tell of, of a small one all."""
-    if len(ways.worker_ids) > WHOLE_MAX:
-        open_ways = ways.cost_s < inf
-        told = {chosen}
-        for among in (open_ways,) if good is None else (good, ~good & open_ways):
-            for path in Path:
-                told.update(ways.best(candidates_kept, path=path, among=among))
-        places = np.array(sorted(told), dtype=np.intp)
-        ways, chosen = ways.narrowed(places), int(np.searchsorted(places, chosen))
-        good = None if good is None else good[places]
-    return Account(
-        ways=ways,
-        good=good,
-        closed=closed,
-        bounds=bounds,
-        chosen=chosen,
-        wish=wish,
-        block_count=len(query.block_hashes),
-        candidates_kept=candidates_kept,
-    )
 
 
 class AccountedPlacement(Placement):

@@ -16,7 +16,7 @@ from services.domain.errors import Rejected
 from services.domain.ids import WorkerId
 from services.domain.placement import Path, PathPreference, PlacementQuery
 from services.domain.worker import Phase
-from services.router.account import AccountedPlacement, Wish, account_of
+from services.router.account import Account, AccountedPlacement, Wish
 from services.router.bounds import Bounds
 from services.router.fleet import FleetView
 from services.router.lineup import Lineup
@@ -104,14 +104,14 @@ def place(
         bid = ways.first(path=BIDDEN.path, among=good)
         if bid is not None:
             chosen, wish = bid, BIDDEN
-    account = account_of(
-        query,
+    account = Account(
         ways=ways,
         good=good,
         closed=closed,
         bounds=bounds,
         chosen=chosen,
         wish=wish,
+        block_count=len(query.block_hashes),
         candidates_kept=settings.candidates_kept,
     )
     return AccountedPlacement(query, account)

@@ -13,13 +13,11 @@ import numpy as np
 
 from services.domain.ids import WorkerId
 from services.domain.placement import Candidate, Path
-from services.router.columns import Column, Mask, Number, Places, Ties
+from services.router.columns import Column, Mask, Number, Ties
 
 SPREAD = 0x9E3779B97F4A7C15
 """2**64 / golden ratio, odd (D. Knuth, The Art of Computer Programming, 6.4: multiplicative hashing)."""
 _SPREAD = np.array(SPREAD, dtype=np.uint64)
-SORTED_MAX = 256
-"""Ways of equal cost up to which sorting all of them is cheaper than finding the best ones first."""
 
 
 def spread(seeds: Ties, request_seed: int) -> Ties:
@@ -103,41 +101,8 @@ class Ways:
         cost_s = self.cost_s[begin:end]
         if among is not None:
             cost_s = np.where(among[begin:end], cost_s, inf)
-        order = _least(cost_s, self.seeds[begin:end], self.request_seed, count)
+        order = np.lexsort((spread(self.seeds[begin:end], self.request_seed), cost_s))[:count]
         return [begin + place for place in cast(list[int], order.tolist()) if cost_s[place] < inf]
-
-    def narrowed(self, places: Places) -> "Ways":
-        """Keep some ways.
-
-        Args:
-            places: theirs, ascending.
-        """
-
-        def of(column: Number) -> Number:
-            return column[places] if isinstance(column, np.ndarray) else column
-
-        first = int(np.searchsorted(places, self.decoder_count))
-        moved_s = self.transfer_s
-        if isinstance(moved_s, np.ndarray):
-            moved_s = moved_s[places[first:] - self.decoder_count]
-        return Ways(
-            worker_ids=tuple(self.worker_ids[place] for place in places.tolist()),
-            decoder_count=first,
-            seeds=self.seeds[places],
-            request_seed=self.request_seed,
-            prompt_tokens=self.prompt_tokens,
-            cost_s=self.cost_s[places],
-            overlap_blocks=of(self.overlap_blocks),
-            cached_tokens=of(self.cached_tokens),
-            wait_s=self.wait_s[places],
-            prefill_s=of(self.prefill_s),
-            transfer_s=moved_s,
-            ttft_s=self.ttft_s[places],
-            tpot_s=self.tpot_s[places],
-            room_s=None if self.room_s is None else self.room_s[places],
-            harm_s=of(self.harm_s),
-            running_count=self.running_count[places],
-        )
 
     def candidate(self, place: int, excluded: str | None = None) -> Candidate:
         """Write one of them as the domain's record.
@@ -192,17 +157,3 @@ def first_place(cost_s: Column, seeds: Ties, request_seed: int) -> int:
     if len(equal) == 1 or least_s == inf:
         return place
     return int(equal[spread(seeds[equal], request_seed).argmin()])
-
-
-def _least(cost_s: Column, seeds: Ties, request_seed: int, count: int) -> Places:
-    """Find the places of least cost, best first; of equal costs the least hash, then the first place."""
-    places: Places = np.arange(len(cost_s))
-    if len(places) > count:
-        places = (cost_s <= np.partition(cost_s, count)[count]).nonzero()[0]
-    ties, costs_s = spread(seeds[places], request_seed), cost_s[places]
-    if len(places) > max(count, SORTED_MAX):  # many cost the same
-        ranks = np.where(costs_s < costs_s.max(), np.uint64(0), ties)
-        few = ranks <= np.partition(ranks, count)[count]
-        places, ties, costs_s = places[few], ties[few], costs_s[few]
-    best: Places = places[np.lexsort((ties, costs_s))[:count]]
-    return best
