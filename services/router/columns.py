@@ -69,7 +69,6 @@ class Traits:
     """What stays while an engine lives; one number each when all workers of the model are equal."""
 
     block_size_tokens: Number
-    sequences_max: Number
     step_tokens_max: Number
     holds_tokens_max: Number
     kv_bytes_per_token: Number
@@ -121,7 +120,6 @@ def traits_of(limits: WorkerLimits, performance: PerformanceModel) -> tuple[floa
     p, budget = performance, limits.step_tokens_max
     return (
         limits.block_size_tokens,
-        limits.sequences_max,
         budget,
         min(limits.context_tokens_max, limits.kv_blocks * limits.block_size_tokens),
         limits.kv_bytes_per_token,
