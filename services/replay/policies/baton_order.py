@@ -2,9 +2,10 @@
 
 Comes in: prompts' prefill times and ages, what TTFT became of those before. Goes out: a rank in seconds.
 Shortest first gives the least mean and leaves the long ones behind. So the queue works towards two times:
-the target, and the 95th percentile of TTFT that the cluster itself has at present. What can still meet one of
-them, but not for much longer, goes as if it were short. Where more than 95 of 100 are in time the second one
-falls, until just five are beyond: it finds by itself how short the tail can be kept.
+the target, and the 95th percentile of TTFT that the cluster itself has at present. What can still meet the
+target but not for much longer, and a long prompt that can still meet the percentile but not for much longer,
+goes as if it were short. Where more than 95 of 100 are in time the percentile falls, until just five are
+beyond: it finds by itself how short the tail can be kept.
 Invariant: whatever waits long enough goes first. Not here: who takes a prompt (`baton`).
 """
 
@@ -16,9 +17,13 @@ its 95th percentile."""
 LEAST_FRAC = 0.01
 """Share of the target that this time is at least, and at first: it rises faster than it falls."""
 SOON_FRAC = 0.4
-"""Share of a time before which a prompt that can still meet it waits for shorter ones."""
+"""Share of that percentile that may be left to a long prompt that no longer waits for shorter ones."""
+LONG_FRAC = 0.4
+"""Share of that percentile which a prompt must take by itself to be one of those that make it. Where the tail
+is made of waiting instead, serving first whatever has waited long makes all wait longer."""
 LATE_FRAC = 0.25
-"""The same share of the target, and by how much of it a prompt that cannot meet it stands behind others."""
+"""Share of the target that may be left to a prompt that no longer waits for shorter ones; a prompt that
+cannot meet the target stands behind others by as much."""
 SOON_FACTOR = 0.1
 """A prompt whose time is about to run out counts as so much shorter."""
 AGE_FRAC = 0.15
@@ -46,10 +51,11 @@ class QueueOrder:
             age_s: since it arrived.
         """
         left_s = self._target_s - age_s - prefill_s
-        tail_left_s = self._tail.value - age_s - prefill_s
+        tail_s = self._tail.value
+        is_tail = prefill_s > LONG_FRAC * tail_s and 0 <= tail_s - age_s - prefill_s < SOON_FRAC * tail_s
         if left_s < 0:
             rank_s = prefill_s + LATE_FRAC * self._target_s
-        elif left_s < LATE_FRAC * self._target_s or 0 <= tail_left_s < SOON_FRAC * self._tail.value:
+        elif left_s < LATE_FRAC * self._target_s or is_tail:
             rank_s = SOON_FACTOR * prefill_s
         else:
             rank_s = prefill_s
