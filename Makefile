@@ -9,7 +9,9 @@ ROOT := $(shell cd "$$(dirname -- "$$(sed 's/^ *//' <<< "$(MAKEFILE_LIST)")")" &
 BIN := $(ROOT)/.venv/bin
 # PYTHON makes the virtual environment; unset: python3.11, else a python3 that is new enough.
 export PYTHON
-# PYTEST_ARGS narrows or deepens a test run: make test PYTEST_ARGS="-m 'not live' -x"
+# Without PYTEST_ARGS the tests that start no engine run on all cores, then those that do, one after another:
+# each engine wants a core of its own. PYTEST_ARGS narrows or deepens a run instead:
+# make test PYTEST_ARGS="-m 'not live' -x"
 PYTEST_ARGS ?=
 # ARGS goes to the command: make run ARGS="--prefill 2"
 ARGS ?=
@@ -24,7 +26,12 @@ run: setup ## one real request through a disaggregated cluster on this machine, 
 
 .PHONY: test
 test: setup check ## every check, then every test
+ifeq ($(strip $(PYTEST_ARGS)),)
+	@cd "$(ROOT)" && "$(BIN)/python" -m pytest -q -m "not live" -n auto --dist worksteal
+	@cd "$(ROOT)" && "$(BIN)/python" -m pytest -m live
+else
 	@cd "$(ROOT)" && "$(BIN)/python" -m pytest $(PYTEST_ARGS)
+endif
 
 .PHONY: check
 check: setup ## format, lint, types, layers, house rules, freshness of generated code
