@@ -43,6 +43,12 @@ def test_one_that_can_keep_the_tail_short_goes_before_shorter_ones() -> None:
     assert calm.rank_s(0.8, 0.0) > calm.rank_s(0.3, 0.0), "beyond the tail whatever is done"
 
 
+def test_under_overload_nobody_goes_first_for_the_tails_sake() -> None:
+    """Where the percentile itself nears the target, everybody waits, and shortest first shortens that most."""
+    overloaded = used_to(1.6)
+    assert overloaded.rank_s(1.0, 0.0) > overloaded.rank_s(0.3, 0.0)
+
+
 def test_one_that_is_beyond_the_target_waits_for_others() -> None:
     """It is late anyway; another one need not be."""
     order = QueueOrder(TARGET_S)
