@@ -43,10 +43,10 @@ def test_one_that_can_keep_the_tail_short_goes_before_shorter_ones() -> None:
     assert calm.rank_s(0.8, 0.0) > calm.rank_s(0.3, 0.0), "beyond the tail whatever is done"
 
 
-def test_under_overload_nobody_goes_first_for_the_tails_sake() -> None:
-    """Where the percentile itself nears the target, everybody waits, and shortest first shortens that most."""
-    overloaded = used_to(1.6)
-    assert overloaded.rank_s(1.0, 0.0) > overloaded.rank_s(0.3, 0.0)
+def test_a_short_one_waits_its_turn_however_near_it_is_to_the_tail() -> None:
+    """A prompt that has waited itself to the percentile does not go before all that came after it."""
+    busy = used_to(1.05)
+    assert busy.rank_s(0.15, 0.8) > busy.rank_s(0.02, 0.0)
 
 
 def test_one_that_is_beyond_the_target_waits_for_others() -> None:

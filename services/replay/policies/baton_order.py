@@ -19,10 +19,8 @@ LEAST_FRAC = 0.01
 SOON_FRAC = 0.4
 """Share of that percentile that may be left to a long prompt that no longer waits for shorter ones."""
 LONG_FRAC = 0.2
-"""Share of that percentile which a prompt must take by itself to be one of those that make it."""
-CALM_FRAC = 0.6
-"""Share of the target that the percentile may be for this: beyond, the tail is made of waiting, and serving
-first whatever has waited long makes all wait longer."""
+"""Share of that percentile which a prompt must take by itself to be one of those that make it. Where the tail
+is made of waiting instead, serving first whatever has waited long makes all wait longer."""
 LATE_FRAC = 0.25
 """Share of the target that may be left to a prompt that no longer waits for shorter ones; a prompt that
 cannot meet the target stands behind others by as much."""
@@ -54,7 +52,7 @@ class QueueOrder:
         """
         left_s = self._target_s - age_s - prefill_s
         tail_s = self._tail.value
-        is_long = tail_s < CALM_FRAC * self._target_s and prefill_s > LONG_FRAC * tail_s
+        is_long = prefill_s > LONG_FRAC * tail_s
         is_tail = is_long and 0 <= tail_s - age_s - prefill_s < SOON_FRAC * tail_s
         if left_s < 0:
             rank_s = prefill_s + LATE_FRAC * self._target_s
