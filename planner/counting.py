@@ -109,22 +109,27 @@ def square_over_mean_square(buckets: Buckets) -> float:
 
 
 def together(growths: Sequence[Growth]) -> Growth | None:
-    """Add up what several sources counted in about the same window; None of none."""
+    """Add up what several sources counted; None of none.
+
+    Rates add up, not counts: a source that missed a look counted for twice as long as the others.
+    """
     if not growths:
         return None
+    window_s = min(growth.window_s for growth in growths)
+    scaled = [(growth, window_s / growth.window_s) for growth in growths]
     return Growth(
-        window_s=max(growth.window_s for growth in growths),
-        accepted=sum(growth.accepted for growth in growths),
-        ended=sum(growth.ended for growth in growths),
-        prompt_tokens=sum(growth.prompt_tokens for growth in growths),
-        cached_tokens=sum(growth.cached_tokens for growth in growths),
-        output_tokens=sum(growth.output_tokens for growth in growths),
-        prompts=_added([growth.prompts for growth in growths]),
-        ttft=_added([growth.ttft for growth in growths]),
-        tpot=_added([growth.tpot for growth in growths]),
+        window_s=window_s,
+        accepted=sum(growth.accepted * share for growth, share in scaled),
+        ended=sum(growth.ended * share for growth, share in scaled),
+        prompt_tokens=sum(growth.prompt_tokens * share for growth, share in scaled),
+        cached_tokens=sum(growth.cached_tokens * share for growth, share in scaled),
+        output_tokens=sum(growth.output_tokens * share for growth, share in scaled),
+        prompts=_added([(growth.prompts, share) for growth, share in scaled]),
+        ttft=_added([(growth.ttft, share) for growth, share in scaled]),
+        tpot=_added([(growth.tpot, share) for growth, share in scaled]),
     )
 
 
-def _added(all_buckets: Sequence[Buckets]) -> Buckets:
-    edges = sorted({edge for buckets in all_buckets for edge in buckets})
-    return {edge: sum(buckets.get(edge, 0.0) for buckets in all_buckets) for edge in edges}
+def _added(scaled: Sequence[tuple[Buckets, float]]) -> Buckets:
+    edges = sorted({edge for buckets, _share in scaled for edge in buckets})
+    return {edge: sum(buckets.get(edge, 0.0) * share for buckets, share in scaled) for edge in edges}

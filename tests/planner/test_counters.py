@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planner.counting import Growth, attainment, demand, share_within, square_over_mean_square, together
-from planner.exposition import grown, read
+from planner.exposition import Reading, grown, read
 from services.domain.slo import Slo
 from services.runtime.metrics import Meters
 
@@ -25,13 +25,33 @@ def served(meters: Meters, count: int, *, prompt: int = 1_000, cached: int = 250
         meters.observe("baton_tpot_seconds", 0.02)
 
 
+def page(meters: Meters, at_s: float) -> Reading:
+    """Read a gateway's own page."""
+    return read(meters.render().decode(), at_s)
+
+
+def test_a_gateway_that_missed_a_look_does_not_halve_the_others() -> None:
+    """Two gateways take 2 and 3 requests a second; one was read after 10 s, the other after 20 s."""
+    two, three = Meters(), Meters()
+    before = page(two, 10.0), page(three, 0.0)
+    served(two, 20)
+    served(three, 60)
+    growths = [grown(before[0], page(two, 20.0)), grown(before[1], page(three, 20.0))]
+    both = together([growth for growth in growths if growth is not None])
+    assert both is not None
+    seen = demand(both)
+    assert seen is not None
+    assert seen.requests_per_s == pytest.approx(5.0)
+    assert both.ttft[INFINITY] == pytest.approx(50.0)
+
+
 def test_growth_of_a_gateways_own_page_is_its_demand() -> None:
     """What the gateway's meters counted between two readings comes out as requests and mean lengths."""
     meters = Meters()
     served(meters, 5)
-    before = read(meters.render().decode(), 0.0)
+    before = page(meters, 0.0)
     served(meters, 40)
-    growth = grown(before, read(meters.render().decode(), 20.0))
+    growth = grown(before, page(meters, 20.0))
     assert growth is not None
     seen = demand(growth)
     assert seen is not None
@@ -51,7 +71,7 @@ def test_a_process_that_began_again_tells_nothing_at_first() -> None:
     old, new = Meters(), Meters()
     served(old, 9)
     served(new, 2)
-    assert grown(read(old.render().decode(), 0.0), read(new.render().decode(), 10.0)) is None
+    assert grown(page(old, 0.0), page(new, 10.0)) is None
 
 
 def test_no_requests_are_known_but_unfinished_ones_are_not() -> None:
