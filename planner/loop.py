@@ -29,7 +29,7 @@ class Entry:
         observation: what was seen.
         decision: what was decided.
         outcome: what became of it.
-        result: changed, unchanged or failed.
+        result: changed, unchanged, left (nothing that was wanted could be done) or failed.
     """
 
     observation: Observation
@@ -98,10 +98,11 @@ class Loop:
         )
         decision = self._scaler.decide(observation)
         is_change = _is_change(observation, decision)
-        outcome, result = Outcome(), "changed" if is_change else "unchanged"
+        outcome, result = Outcome(), "unchanged"
         try:
             if is_change:
                 outcome = await self._target.carry_out(decision)
+                result = "changed" if outcome.done else "left"
         except TargetUnavailable as error:
             outcome, result = Outcome(left=(str(error),)), "failed"
         self._tell(Entry(observation=observation, decision=decision, outcome=outcome, result=result))

@@ -10,6 +10,8 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import assert_never
 
+import msgspec
+
 from planner.journal import Journal
 from planner.loop import Loop
 from planner.observation import PoolState
@@ -25,7 +27,7 @@ from planner.process_settings import (
 )
 from planner.sight import Observer
 from planner.targets.dry_run import DryRun
-from planner.targets.kubernetes import Kubernetes
+from planner.targets.kubernetes.target import Kubernetes
 from planner.targets.port import Target
 from services.bus import nats as nats_bus
 from services.domain.errors import ServingError
@@ -131,7 +133,9 @@ def _target(
 
             return DryRun(announced)
         case KubernetesSettings() as kubernetes:
-            real = Kubernetes(kubernetes, now_s=clock.now_s)
-            return DryRun(real.pools) if is_dry else real
+            if is_dry:  # who only reads stands for no election
+                real = Kubernetes(msgspec.structs.replace(kubernetes, lease=None), now_s=clock.now_s)
+                return DryRun(real.pools, close=real.close)
+            return Kubernetes(kubernetes, now_s=clock.now_s)
         case unreachable:
             assert_never(unreachable)

@@ -76,6 +76,41 @@ class WorkloadSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """What it is."""
 
 
+class LeaseSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which of several planners acts: the holder of a Lease, as client-go elects leaders."""
+
+    name: str
+    """Of the Lease, in the namespace of the workloads. It must be there; an empty one will do."""
+
+    identity: str = ""
+    """Of this planner; empty takes the host's name and a few random digits."""
+
+    lease_s: Annotated[int, msgspec.Meta(ge=2)] = 15
+    """How long others wait for a renewal, by their own clocks."""
+
+    renew_within_s: _Positive = 10.0
+    """How long after its last renewal the holder acts; the rest of `lease_s` is for clocks that differ."""
+
+    retry_s: _Positive = 2.0
+    """Time between two renewals, or two looks at who leads."""
+
+    def __post_init__(self) -> None:
+        """Refuse times in which the lease could not be kept, or two could hold it.
+
+        Raises:
+            ConfigurationInvalid: names the key.
+        """
+        if self.renew_within_s >= self.lease_s:
+            key, most = "renew_within_s", f"lease_s, {self.lease_s} s"
+        elif self.retry_s >= self.renew_within_s:
+            key, most = "retry_s", f"renew_within_s, {self.renew_within_s:g} s"
+        else:
+            return
+        raise ConfigurationInvalid(
+            key=f"target.lease.{key}", message=f"target.lease.{key}: must be less than {most}"
+        )
+
+
 class KubernetesSettings(
     msgspec.Struct,
     frozen=True,
@@ -109,6 +144,18 @@ class KubernetesSettings(
 
     retry_s: _Positive = 0.5
     """Pause before the second try; doubled with each, and at least what the server asks for."""
+
+    requests_per_s: _Positive = 5.0  # client-go's default, with the burst below
+    """Requests sent for long, over all workloads; those for the lease count by themselves."""
+
+    requests_burst: Annotated[int, msgspec.Meta(ge=1)] = 10
+    """Requests sent at once."""
+
+    watch_s: Annotated[float, msgspec.Meta(ge=1)] = 60.0
+    """Length of one watch; a connection that was lost without a word is noticed after it."""
+
+    lease: LeaseSettings | None = None
+    """Elects one of several planners; null: this is the only one."""
 
     def __post_init__(self) -> None:
         """Refuse workloads that are not told apart.

@@ -14,13 +14,20 @@ from planner.targets.port import Outcome
 class DryRun:
     """Says what it would do."""
 
-    def __init__(self, read: Callable[[], Awaitable[tuple[PoolState, ...]]]) -> None:
+    def __init__(
+        self,
+        read: Callable[[], Awaitable[tuple[PoolState, ...]]],
+        *,
+        close: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         """Take a way to see the pools.
 
         Args:
             read: reads them, from workers or from a real target.
+            close: lets go of that target.
         """
         self._read = read
+        self._close = close
         self._pools: tuple[PoolState, ...] = ()
 
     async def pools(self) -> tuple[PoolState, ...]:
@@ -43,4 +50,6 @@ class DryRun:
         return Outcome(left=tuple(said))
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Let go of what is read."""
+        if self._close is not None:
+            await self._close()

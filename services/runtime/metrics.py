@@ -163,8 +163,8 @@ TABLE: tuple[Metric, ...] = (
         name="baton_planner_decisions_total",
         kind=Kind.COUNTER,
         labels=("outcome",),
-        text="Looks of the planner by what came of them: changed, unchanged, blind (nothing could be seen), "
-        "failed (the scale target refused).",
+        text="Looks of the planner by what came of them: changed, unchanged, left (held, or another planner "
+        "leads), blind (nothing could be seen), failed (the scale target refused).",
     ),
     Metric(
         name="baton_planner_workers_wanted",

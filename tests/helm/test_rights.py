@@ -4,19 +4,22 @@ import re
 from pathlib import Path
 
 import httpx
-import msgspec
 import pytest
 
 from planner.decision import Decision, PoolOrder
 from planner.process_settings import KubernetesSettings, PlannerProcessSettings
-from planner.targets.kubernetes import Kubernetes
+from planner.targets.kubernetes.target import Kubernetes
+from services.runtime.clock import LoopClock
 from services.runtime.settings import parse, read_yaml
 from tests.helm.chart import VALUES, Manifest, config_of, pods, rendered
 from tests.helm.kubelet import SETTINGS
+from tests.planner.kubernetes.api_state import ApiState
+from tests.planner.kubernetes.pair import settled
+from tests.planner.kubernetes.wire import Wire
 
 _PATH = re.compile(
     r"^/apis/(?P<group>[^/]+)/v1/namespaces/(?P<namespace>[^/]+)"
-    r"/(?P<resource>[^/]+)/(?P<name>[^/]+)(?P<scale>/scale)?$"
+    r"/(?P<resource>[^/]+)(/(?P<name>[^/]+)(?P<scale>/scale)?)?$"
 )
 _VERBS = {"GET": "get", "PUT": "update", "PATCH": "patch", "POST": "create", "DELETE": "delete"}
 """Verbs of the API by method, for requests that name one object."""
@@ -25,21 +28,24 @@ Right = tuple[str, str, str, str]
 """Group, resource, name, verb."""
 
 
-class Api:
-    """Answers for workloads of two replicas and keeps what was asked."""
+class Observed(Wire):
+    """Keeps the rights that requests need, as the API server's authorizer reads them."""
 
-    def __init__(self) -> None:
+    def __init__(self, state: ApiState) -> None:
+        super().__init__(state)
         self.used: set[Right] = set()
 
-    def answer(self, request: httpx.Request) -> httpx.Response:
-        """Answer one request."""
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Carry one request."""
         found = _PATH.match(request.url.path)
         assert found is not None, request.url
         assert found["namespace"] == "serving"
-        resource = found["resource"] + (found["scale"] or "")
-        self.used.add((found["group"], resource, found["name"], _VERBS[request.method]))
-        body = {"metadata": {"resourceVersion": "1"}, "spec": {"replicas": 2}, "status": {"replicas": 2}}
-        return httpx.Response(200, content=msgspec.json.encode(body))
+        verb, name = _VERBS[request.method], found["name"]
+        if name is None:  # a collection: the one name that a field selector asks for
+            verb = "watch" if "watch" in request.url.params else "list"
+            name = request.url.params["fieldSelector"].removeprefix("metadata.name=")
+        self.used.add((found["group"], found["resource"] + (found["scale"] or ""), name, verb))
+        return await super().handle_async_request(request)
 
 
 def _granted(role: Manifest) -> set[Right]:
@@ -73,15 +79,21 @@ async def test_the_planner_has_the_rights_that_it_uses(tmp_path: Path) -> None:
     file.write_text(config_of(manifests, pod, SETTINGS)["planner.json"], encoding="utf-8")
     settings = parse(PlannerProcessSettings, read_yaml(file), source="chart").target
     assert isinstance(settings, KubernetesSettings)
-    api = Api()
-    client = httpx.AsyncClient(transport=httpx.MockTransport(api.answer), base_url=settings.api_url)
-    target = Kubernetes(settings, now_s=lambda: 0.0, client=client)
+    state = ApiState()
+    for manifest in manifests:
+        if manifest["kind"] in ("Deployment", "Lease"):
+            kind, group = manifest["kind"].lower(), manifest["apiVersion"]
+            path = f"apis/{group}/namespaces/serving/{kind}s/{manifest['metadata']['name']}"
+            state.lease(path) if kind == "lease" else state.workload(path, 2)
+    wire = Observed(state)
+    target = Kubernetes(settings, now_s=LoopClock().now_s, client=wire.client())
     assert {pool.phase.value for pool in await target.pools()} == {"prefill", "decode"}
     orders = tuple(PoolOrder(phase=w.phase, kind=w.kind, worker_count=3) for w in settings.workloads)
+    await settled()
     outcome = await target.carry_out(Decision(orders=orders, look_s=10.0))
     await target.close()
     assert len(outcome.done) == len(orders)
-    assert api.used == _granted(role)
+    assert wire.used == _granted(role)
 
 
 def test_the_planner_scales_what_the_chart_does_not() -> None:

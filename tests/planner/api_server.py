@@ -1,53 +1,37 @@
-"""A small Kubernetes API server in a thread: workloads with a scale subresource, versions, and faults.
-
-It speaks what the documentation of autoscaling/v1 Scale says: GET and PUT of `.../scale`, 409 when the
-version in a PUT is not the present one.
-"""
+"""The API server of `kubernetes.api_state` behind real HTTP, in a thread, for what runs a loop of its own."""
 
 import json
+import queue
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qsl, urlsplit
 
-
-def _nothing() -> None:
-    """Nobody interferes."""
-
-
-@dataclass
-class Workload:
-    """One workload."""
-
-    replicas: int = 1
-    ready: int = 1
-    version: int = 1
-    annotations: dict[str, str] = field(default_factory=dict)
+from tests.planner.kubernetes.api_state import ApiState, Json
 
 
 class ApiServer:
-    """Holds workloads by path; `faults` are answered first, one per request."""
+    """Serves on a free port of loopback until closed."""
 
-    def __init__(self, workloads: dict[str, Workload]) -> None:
-        """Serve on a free port of loopback.
+    def __init__(self, state: ApiState) -> None:
+        """Serve a state.
 
         Args:
-            workloads: by path below the server's root, without the slash at its beginning.
+            state: what is served; touched by one request at a time.
         """
-        self.workloads = workloads
-        self.faults: list[tuple[int, dict[str, str]]] = []
-        self.tokens: list[str] = []
-        self.writes: list[tuple[str, int]] = []
-        self.on_scale_read: Callable[[], None] = _nothing
+        self.state = state
+        self.methods: list[str] = []
+        self._lock = threading.Lock()
         server = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                server.answer(self, None)
+                server._serve(self)
 
             def do_PUT(self) -> None:
-                length = int(self.headers["Content-Length"])
-                server.answer(self, json.loads(self.rfile.read(length)))
+                server._serve(self)
+
+            def do_PATCH(self) -> None:
+                server._serve(self)
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the parent's own name
                 """Say nothing."""
@@ -61,46 +45,38 @@ class ApiServer:
         self._http.shutdown()
         self._http.server_close()
 
-    def answer(self, handler: BaseHTTPRequestHandler, body: dict[str, object] | None) -> None:
-        """Answer one request."""
-        self.tokens.append(handler.headers.get("Authorization", ""))
-        if self.faults:
-            status, headers = self.faults.pop(0)
-            self._send(handler, status, {"kind": "Status"}, headers)
+    def _serve(self, handler: BaseHTTPRequestHandler) -> None:
+        url = urlsplit(handler.path)
+        path, query = url.path.strip("/"), dict(parse_qsl(url.query))
+        self.methods.append(handler.command)
+        if "watch" in query:
+            self._watch(handler, path, query)
             return
-        path, _, subresource = handler.path.strip("/").partition("/scale")
-        workload = self.workloads.get(path)
-        if workload is None:
-            self._send(handler, 404, {"kind": "Status", "reason": "NotFound"})
-            return
-        is_scale = handler.path.endswith("/scale") and subresource == ""
-        if body is not None:
-            metadata, spec = body["metadata"], body["spec"]
-            assert isinstance(metadata, dict)
-            assert isinstance(spec, dict)
-            if metadata["resourceVersion"] != str(workload.version):
-                self._send(handler, 409, {"kind": "Status", "reason": "Conflict"})
-                return
-            workload.replicas = spec["replicas"]
-            workload.version += 1
-            self.writes.append((path, workload.replicas))
-        shown = {
-            "metadata": {"resourceVersion": str(workload.version), "annotations": workload.annotations},
-            "spec": {"replicas": workload.replicas},
-            "status": {"replicas": workload.replicas, "readyReplicas": workload.ready},
-        }
-        self._send(handler, 200, shown)
-        if is_scale and body is None:
-            self.on_scale_read()
-
-    @staticmethod
-    def _send(
-        handler: BaseHTTPRequestHandler, status: int, body: object, headers: dict[str, str] | None = None
-    ) -> None:
-        content = json.dumps(body).encode()
-        handler.send_response(status)
-        for name, value in (headers or {}).items():
-            handler.send_header(name, value)
+        length = int(handler.headers.get("Content-Length", 0))
+        body = json.loads(handler.rfile.read(length)) if length else None
+        with self._lock:
+            answer = self.state.ask(
+                handler.command, path, handler.headers.get("Authorization", ""), query, body
+            )
+            content = json.dumps(answer.body).encode()
+        handler.send_response(answer.status)
         handler.send_header("Content-Length", str(len(content)))
         handler.end_headers()
         handler.wfile.write(content)
+
+    def _watch(self, handler: BaseHTTPRequestHandler, path: str, query: dict[str, str]) -> None:
+        lines: queue.Queue[Json] = queue.Queue()
+        with self._lock:
+            watching = self.state.watch(path, query, lines.put)
+        handler.send_response(200)
+        handler.end_headers()
+        handler.wfile.flush()
+        try:
+            while True:
+                line = lines.get(timeout=float(query["timeoutSeconds"]))
+                handler.wfile.write(json.dumps(line).encode() + b"\n")
+        except (queue.Empty, OSError):
+            pass
+        finally:
+            with self._lock:
+                self.state.watches = [one for one in self.state.watches if one is not watching]

@@ -41,6 +41,7 @@ class Instant:
 
     state: tuple[PoolState, ...]
     refuses: bool = False
+    leads: bool = True
     decisions: list[Decision] = field(default_factory=list)
 
     async def pools(self) -> tuple[PoolState, ...]:
@@ -51,6 +52,8 @@ class Instant:
         """Obey, or refuse."""
         if self.refuses:
             raise TargetUnavailable("not now")
+        if not self.leads:
+            return Outcome(left=("another leads",))
         self.decisions.append(decision)
         self.state = obeyed(self.state, decision)
         return Outcome(done=("done",))
@@ -102,6 +105,14 @@ def test_a_target_that_refuses_is_told_and_asked_again() -> None:
     assert target.state == pools(1, 1)
     assert looks[0].outcome.left == ("not now",)
     assert 'outcome="failed"' in metrics
+
+
+def test_what_another_planner_does_is_not_counted_here() -> None:
+    """A stand-by decides, is told that it may not act, and orders nothing."""
+    target = Instant(pools(1, 1), leads=False)
+    looks, metrics = lived(Load([300.0]), target, for_s=45.0)
+    assert {look.result for look in looks} == {"left"}
+    assert "baton_planner_scalings_total{" not in metrics
 
 
 def test_every_look_is_kept_within_bounds(tmp_path: Path) -> None:

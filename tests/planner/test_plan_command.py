@@ -7,7 +7,8 @@ import pytest
 
 from services.cli.__main__ import main
 from services.runtime.metrics import Meters
-from tests.planner.api_server import ApiServer, Workload
+from tests.planner.api_server import ApiServer
+from tests.planner.kubernetes.api_state import ApiState
 
 LOAD = ["plan", "--requests-per-s", "45", "--prompt-tokens", "1155", "--output-tokens", "211"]
 PREFILL = "apis/apps/v1/namespaces/llm/deployments/baton-prefill"
@@ -60,8 +61,10 @@ def test_wrong_settings_refuse_the_start(
 
 def test_a_running_cluster_is_only_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Whatever the settings scale, nothing is written; what would be done is said."""
-    api = ApiServer({PREFILL: Workload(replicas=2, ready=2)})
-    api.workloads["metrics"] = Workload()
+    state = ApiState()
+    state.workload(PREFILL, 2)
+    state.objects["metrics"] = {}
+    api = ApiServer(state)
     page = Meters().render().decode()
     file = tmp_path / "planner.json"
     file.write_text(
@@ -85,5 +88,5 @@ def test_a_running_cluster_is_only_read(tmp_path: Path, capsys: pytest.CaptureFi
         assert main(["plan", "--settings", str(file), "--looks", "2"]) == 0
     finally:
         api.close()
-    assert not api.writes
+    assert set(api.methods) == {"GET"}
     assert "nothing is changed" in capsys.readouterr().out

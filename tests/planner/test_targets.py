@@ -1,64 +1,41 @@
 """What every scale target promises, and what Kubernetes does when others write, hold or fail."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
-from planner.decision import Decision, PoolOrder
 from planner.observation import PoolState
 from planner.process_settings import KubernetesSettings, WorkloadSettings
 from planner.targets.dry_run import DryRun
-from planner.targets.kubernetes import HOLD_ANNOTATION, Kubernetes
+from planner.targets.kubernetes.following import HOLD_ANNOTATION
+from planner.targets.kubernetes.target import Kubernetes
 from planner.targets.port import Target, TargetUnavailable
 from services.domain.errors import ConfigurationInvalid
 from services.domain.worker import Phase
-from tests.planner.api_server import ApiServer, Workload
+from tests.planner.kubernetes import scene
+from tests.planner.kubernetes.api_state import ApiState
+from tests.planner.kubernetes.scene import PREFILL, orders, state
+from tests.planner.kubernetes.wire import Asked, Wire
 from tests.planner.situations import pools
 
-PREFILL = "apis/apps/v1/namespaces/llm/deployments/baton-prefill"
-DECODE = "apis/leaderworkerset.x-k8s.io/v1/namespaces/llm/leaderworkersets/baton-decode"
-
-
-def orders(prefill: int, decode: int) -> Decision:
-    """A decision for both pools."""
-    return Decision(
-        orders=(
-            PoolOrder(phase=Phase.PREFILL, kind="default", worker_count=prefill),
-            PoolOrder(phase=Phase.DECODE, kind="default", worker_count=decode),
-        ),
-        look_s=10.0,
-    )
-
 
 @pytest.fixture
-def server() -> Iterator[ApiServer]:
+def api() -> ApiState:
     """An API server with both pools."""
-    api = ApiServer({PREFILL: Workload(replicas=2, ready=2), DECODE: Workload(replicas=3, ready=3)})
-    yield api
-    api.close()
+    return state()
 
 
 @pytest.fixture
-async def kubernetes(server: ApiServer, tmp_path: Path) -> AsyncIterator[Kubernetes]:
+def wire(api: ApiState) -> Wire:
+    """The way to it."""
+    return Wire(api)
+
+
+@pytest.fixture
+async def kubernetes(wire: Wire) -> AsyncIterator[Kubernetes]:
     """A target on that server."""
-    token = tmp_path / "token"
-    token.write_text("of-the-account\n", encoding="utf-8")
-    target = Kubernetes(
-        KubernetesSettings(
-            namespace="llm",
-            workloads=(
-                WorkloadSettings(phase=Phase.PREFILL, name="baton-prefill"),
-                WorkloadSettings(phase=Phase.DECODE, name="baton-decode", resource="leaderworkerset"),
-            ),
-            api_url=server.url,
-            token_file=str(token),
-            ca_file=str(tmp_path / "none"),
-            retry_s=0.01,
-            tries_max=3,
-        ),
-        now_s=lambda: 100.0,
-    )
+    target = scene.target(wire)
     yield target
     await target.close()
 
@@ -114,71 +91,80 @@ async def test_closing_twice_is_closing_once(target: Target) -> None:
     await target.close()
 
 
-async def test_a_size_is_written_with_the_accounts_token(kubernetes: Kubernetes, server: ApiServer) -> None:
-    """Each workload by its own path, deployment and leader worker set alike."""
+async def test_a_size_is_written_to_each_workload_by_its_own_path(kubernetes: Kubernetes, wire: Wire) -> None:
+    """Deployment and leader worker set alike; what was ordered is missed until it is ready."""
     await kubernetes.pools()
     outcome = await kubernetes.carry_out(orders(4, 2))
-    assert server.writes == [(PREFILL, 4), (DECODE, 2)]
+    assert wire.writes == [("baton-prefill", 4), ("baton-decode", 2)]
     assert outcome.done == ("baton-prefill: 2 → 4", "baton-decode: 3 → 2")
-    assert set(server.tokens) == {"Bearer of-the-account"}
     starting = {pool.phase: len(pool.starting_s) for pool in await kubernetes.pools()}
     assert starting[Phase.PREFILL] == 2
 
 
-async def test_a_held_workload_is_never_written(kubernetes: Kubernetes, server: ApiServer) -> None:
+async def test_a_held_workload_is_never_written(kubernetes: Kubernetes, api: ApiState, wire: Wire) -> None:
     """The annotation of a person stands above every decision."""
-    server.workloads[PREFILL].annotations[HOLD_ANNOTATION] = "true"
+    api.edit(PREFILL, held=True)
     seen = await kubernetes.pools()
     assert [pool.is_held for pool in seen] == [True, False]
     outcome = await kubernetes.carry_out(orders(5, 3))
-    assert not server.writes
+    assert not wire.writes
     assert HOLD_ANNOTATION in outcome.left[0]
 
 
-def edit(server: ApiServer, *, replicas: int | None = None) -> None:
-    """Let a person change the prefill workload."""
-    workload = server.workloads[PREFILL]
-    workload.replicas = workload.replicas if replicas is None else replicas
-    workload.version += 1
+CHANGES: dict[str, tuple[Callable[[ApiState], None], str]] = {
+    "size": (lambda api: api.edit(PREFILL, replicas=9), "changed by somebody else"),
+    "hold": (lambda api: api.edit(PREFILL, held=True), HOLD_ANNOTATION),
+}
+"""What a person does between look and write, and what the planner says of it."""
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        pytest.param(lambda server: edit(server, replicas=9), id="before the write"),
-        pytest.param(
-            lambda server: setattr(server, "on_scale_read", lambda: edit(server)), id="during the write"
-        ),
-    ],
-)
+@pytest.mark.parametrize("moment", ["before the write", "during the write"])
+@pytest.mark.parametrize("change", CHANGES)
 async def test_whoever_changed_a_workload_in_between_wins(
-    kubernetes: Kubernetes, server: ApiServer, change: Callable[[ApiServer], None]
+    kubernetes: Kubernetes, api: ApiState, wire: Wire, change: str, moment: str
 ) -> None:
-    """A stale read writes nothing; the next look sees what the person did."""
+    """A size or a hold that was not known when the decision was made stops its write."""
     await kubernetes.pools()
-    change(server)
-    before = server.workloads[PREFILL].replicas
+    edit, said = CHANGES[change]
+
+    async def interfere(asked: Asked) -> None:
+        if asked.method == "PUT" and len(wire.writes) == 1:
+            edit(api)
+
+    if moment == "before the write":
+        edit(api)
+    else:
+        wire.before = interfere
     outcome = await kubernetes.carry_out(orders(4, 3))
-    assert not server.writes
-    assert server.workloads[PREFILL].replicas == before
-    assert "changed by somebody else" in outcome.left[0]
+    assert api.objects[PREFILL]["spec"]["replicas"] != 4
+    assert said in outcome.left[0]
 
 
-async def test_a_server_that_asks_to_wait_is_asked_again(kubernetes: Kubernetes, server: ApiServer) -> None:
-    """429 and 5xx are tried again, as often as the settings allow."""
-    server.faults = [(429, {"Retry-After": "0"}), (503, {})]
-    assert ready(await kubernetes.pools()) == {Phase.PREFILL: 2, Phase.DECODE: 3}
-
-
-@pytest.mark.parametrize("faults", [[(503, {})] * 3, [(403, {})], [(404, {})]])
-async def test_a_server_that_refuses_is_an_unavailable_target(
-    kubernetes: Kubernetes, server: ApiServer, faults: list[tuple[int, dict[str, str]]]
+async def test_a_status_that_changes_during_the_write_does_not_stop_it(
+    kubernetes: Kubernetes, api: ApiState, wire: Wire
 ) -> None:
-    """Tries are bounded, and a refusal is not tried again."""
-    server.faults = list(faults)
-    with pytest.raises(TargetUnavailable):
-        await kubernetes.pools()
-    assert not server.faults
+    """The write is refused for its version, and made again when the watch told of the new one."""
+    await kubernetes.pools()
+
+    async def interfere(asked: Asked) -> None:
+        if asked.method == "PUT" and len(wire.writes) == 1:
+            api.edit(PREFILL, ready=1)
+
+    wire.before = interfere
+    assert (await kubernetes.carry_out(orders(4, 3))).done == ("baton-prefill: 2 → 4",)
+    assert len(wire.writes) == 2
+
+
+@pytest.mark.parametrize("fault", [403, 404])
+async def test_a_server_that_refuses_is_an_unavailable_target(
+    kubernetes: Kubernetes, wire: Wire, fault: int
+) -> None:
+    """A refusal is not tried again."""
+    await kubernetes.pools()
+    wire.faults = [(fault, {})]
+    with pytest.raises(TargetUnavailable, match=str(fault)):
+        await kubernetes.carry_out(orders(4, 3))
+    assert not wire.faults
 
 
 async def test_the_accounts_authorities_are_trusted_and_no_others(tmp_path: Path) -> None:

@@ -115,8 +115,9 @@ cluster's shape. What only a pod knows, its name and address, is in its argument
 {{- fail (printf "planner.pools: %s: must be a pool of role prefill or decode" .name) -}}
 {{- end -}}
 {{- $name := printf "%s-%s" (include "baton.fullname" $) .name -}}
-{{- $workloads = append $workloads (dict "phase" $role "name" $name "kind" (.kind | default "default")) -}}
+{{- $workloads = append $workloads (dict "phase" $role "name" $name "kind" (.kind | default "default") "resource" "deployment") -}}
 {{- end -}}
+{{- $lease := dict "name" (printf "%s-planner" (include "baton.fullname" .)) -}}
 {{- $observe := dict -}}
 {{- if .Values.planner.prometheusUrl -}}
 {{- $observe = dict "source" "prometheus" "url" .Values.planner.prometheusUrl "selector" (include "baton.series" .) -}}
@@ -130,7 +131,7 @@ cluster's shape. What only a pod knows, its name and address, is in its argument
 {{- dict
   "planner" (mergeOverwrite (dict "targets" $targets) (deepCopy .Values.planner.settings) (dict "limits" (dict "flips" false)))
   "observe" $observe
-  "target" (dict "target" "kubernetes" "namespace" .Release.Namespace "workloads" $workloads)
+  "target" (dict "target" "kubernetes" "namespace" .Release.Namespace "workloads" $workloads "lease" $lease)
   "decisions_file" "/tmp/decisions.jsonl"
   "metrics_host" "0.0.0.0"
   "metrics_port" 9090

@@ -1,0 +1,1 @@
+"""The planner on Kubernetes: followed workloads, writes, leases, faults."""
