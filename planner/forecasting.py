@@ -8,7 +8,7 @@ less what chance alone makes of an observation, since queueing accounts for that
 
 A jump must not wait until methods have been judged at the horizon: a cumulative sum of what was seen beside
 what was expected (E. Page, 1954) finds it within a few looks, and those methods that believe in jumps begin
-again at the new level.
+again at the new level. A rise that goes on is expected to go on (`climbing`).
 """
 
 import math
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.climbing import Climb
 from planner.load import Array
 from planner.observation import Demand
 from planner.smoothing import METHODS_COUNT, PLAIN_COUNT, Smoothers
@@ -80,6 +81,7 @@ class Forecaster:
         self._smoothers = Smoothers(SERIES)
         self._judges = [_Judge(horizon_s) for horizon_s in horizons_s]
         self._above, self._below = np.zeros(SERIES), np.zeros(SERIES)
+        self._climb = Climb(SERIES)
         self._at_s: float | None = None
 
     def fold(self, at_s: float, demand: Demand) -> None:
@@ -87,7 +89,7 @@ class Forecaster:
         if self._at_s is not None and at_s <= self._at_s:
             return
         values = demand.requests_per_s * np.array([1.0, demand.uncached_tokens, demand.output_tokens])
-        noise = _chance(demand, values)
+        noise, rises = _chance(demand, values), False
         if self._at_s is not None:
             rises, falls = self._jumps(at_s - self._at_s, demand.window_s, values, noise)
             if rises or falls:
@@ -95,6 +97,7 @@ class Forecaster:
             if rises:
                 for judge in self._judges:
                     judge.trust_jumps(at_s)
+        self._climb.fold(at_s, values, rises=rises)
         for judge in self._judges:
             judge.fold(at_s, values, noise)
         self._smoothers.fold(at_s, values)
@@ -108,6 +111,7 @@ class Forecaster:
         best = judge.best(judge.expected)
         values = judge.expected[_EACH, best]
         errors = judge.error(best) / np.maximum(values, 1e-9)
+        values = np.maximum(values, self._climb.at_least(judge.ahead_s))
         return Forecast(
             requests_per_s=float(values[0]),
             prefill_tokens_per_s=float(values[1]),

@@ -77,6 +77,29 @@ def test_the_announced_error_is_about_the_true_one(level: float) -> None:
     assert true / 5 < said < true * 5
 
 
+def test_a_rise_that_goes_on_is_expected_to_go_on_and_a_step_is_not() -> None:
+    """By the third look of a climb more is expected than was seen; a step is expected to stay where it is.
+
+    Once the climb has ended the next look says so.
+    """
+
+    def climb(at_s: float) -> float:
+        return 20.0 + 80.0 * min(1.0, max(0.0, at_s - 600.0) / 40.0)
+
+    def step(at_s: float) -> float:
+        return 20.0 if at_s < 600.0 else 60.0
+
+    climbing, stepping = Forecaster((LOOK_S, AHEAD_S)), Forecaster((LOOK_S, AHEAD_S))
+    for at_s in np.arange(0.0, 661.0, LOOK_S).tolist():
+        climbing.fold(at_s, seen(climb(at_s)))
+        stepping.fold(at_s, seen(step(at_s)))
+        if at_s == 620.0:
+            assert climbing.ahead(1).requests_per_s == pytest.approx(60.0 + 40.0, abs=1.0)
+        if at_s >= 600.0:
+            assert stepping.ahead(1).requests_per_s == pytest.approx(60.0, rel=0.01)
+    assert climbing.ahead(1).requests_per_s == pytest.approx(100.0, rel=0.01)
+
+
 def test_a_jump_is_known_within_half_a_minute() -> None:
     """A crowd of twice the rate is at the new level after three looks, not after a horizon of judging."""
     errors, _announced = followed(lambda at_s: 40.0 if at_s < 2 * HOUR_S else 80.0, end_s=2 * HOUR_S + 120.0)
