@@ -14,6 +14,8 @@ arrived during the one before. A request is on time when residual of a step + ow
   taken.
 - *Queue.* When steps are full, work queues up. The tail of the wait is exponential, at the rate of heavy
   traffic (Kingman, 1962), met by those who find all workers busy (H. Sakasegawa, 1977).
+- *Long prompts.* Nobody begins while every worker is in the middle of a long one; workers meet those
+  independently.
 
 Prompt lengths are taken as lognormal with the measured mean and square.
 """
@@ -23,14 +25,17 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
-from numpy.polynomial.hermite_e import hermegauss
 
 from planner.load import Array, Engine, Load, upper_tail
 from services.domain.performance import PrefillChunk
 
-_LENGTHS = 8
-_NODES, _WEIGHTS = hermegauss(_LENGTHS)
-_WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
+_EDGES = np.array([0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.996, 0.999, 1.0])
+"""Lengths are told by the means of the parts between these. No prompt is longer than the last mean: a
+lognormal tail has no end, and the square of the times that it makes would be that of prompts that no model
+takes."""
+_WEIGHTS = np.diff(_EDGES)
+_NORMAL = NormalDist()
+_INNER = [_NORMAL.inv_cdf(edge) for edge in _EDGES[1:-1].tolist()]
 
 SATURATED = 0.999
 """Utilisation from which a queue counts as growing: its wait would be a thousand services."""
@@ -68,7 +73,7 @@ def prefill_costs(engine: Engine, load: Load) -> PrefillCosts:
     spread_log = math.sqrt(math.log(max(1.0, load.uncached_square_tokens / (mean * mean))))
     median = mean * math.exp(-spread_log * spread_log / 2.0)
     cached = max(0, round(load.prompt_tokens - load.uncached_tokens))
-    lengths = [max(1, round(median * math.exp(spread_log * x))) for x in _NODES.tolist()]
+    lengths = [max(1, round(mean * share)) for share in _part_means(spread_log)]
     full_token_s = performance.steps_s(tokens=most, step_tokens_max=most) / most
     marginal = np.array(
         [performance.chunk_s(PrefillChunk(new_tokens=n, context_tokens=cached)) for n in lengths]
@@ -95,6 +100,12 @@ def alone_within_s(engine: Engine, load: Load, costs: PrefillCosts, share: float
     return engine.performance.prompt_s(
         prompt_tokens=tokens + cached, cached_tokens=cached, step_tokens_max=engine.step_tokens_max
     )
+
+
+def _part_means(spread_log: float) -> list[float]:
+    """Means of the parts of a lognormal distribution of mean 1; shape [parts]."""
+    below = np.array([0.0, *(_NORMAL.cdf(z - spread_log) for z in _INNER), 1.0])
+    return [float(mean) for mean in np.diff(below) / _WEIGHTS]
 
 
 def late_prefill(
@@ -137,5 +148,7 @@ def late_prefill(
     root = np.cbrt(slack / (mean[..., None] + 1e-12))
     gate = waits[..., None] * upper_tail((root - 1.0 + 1.0 / shape) * np.sqrt(shape))
     queue = queues[..., None] * np.exp(-np.minimum(decay[..., None] * slack, 50.0))
-    late = np.maximum(gate, queue) @ weights
+    rest_s = np.maximum(costs.alone_s - slack[:, None], 0.0) @ _WEIGHTS  # of a prompt beyond each slack
+    stuck = np.minimum(per_worker[..., None] * rest_s, 1.0) ** np.maximum(counts, 1.0)[..., None]
+    late = np.maximum(np.maximum(gate, queue), stuck) @ weights
     return np.asarray(np.where(full_load < SATURATED, np.minimum(late, 1.0), 1.0))
