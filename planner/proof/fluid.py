@@ -103,16 +103,16 @@ class FluidCluster:
 
     def __post_init__(self) -> None:
         """Take the arrays apart: single numbers of lists are quicker."""
-        work = self.work
+        work, steady = self.work, self.work.steady
         self.course = Course.empty(work.load.steps)
         self._arrivals = work.load.arrivals.tolist()
         self._queued_s = np.maximum(work.queued_s, 1e-9).tolist()
-        self._own_s = (work.engine.performance.prefill_step_s + work.prompt_s).tolist()
-        self._possible = work.possible_work_frac.tolist()
-        self._sequence_s = work.sequence_s.tolist()
+        self._own_s = (work.engine.performance.prefill_step_s + steady.prompt_s).tolist()
+        self._possible = steady.possible_work_frac.tolist()
+        self._sequence_s = steady.sequence_s.tolist()
         self._tokens = work.later_tokens.tolist()
         room_s = SEATS_FRAC * work.slo.tpot_s - work.engine.performance.decode_step_s
-        self._seats = np.clip(room_s / work.sequence_s, 1.0, work.seats).tolist()
+        self._seats = np.clip(room_s / steady.sequence_s, 1.0, steady.seats).tolist()
 
     def step(self, place: int, capacity: Capacity) -> None:
         """Let one step of the load pass.
@@ -178,7 +178,7 @@ class FluidCluster:
         course.servers[place] = servers
         if late > 0:
             share = min(1.0, late / max(possible, 1e-9))
-            course.late_frac[place] = self.work.longest_frac(share, place)
+            course.late_frac[place] = self.work.steady.longest_frac(share, place)
         course.refused[place] = refused
         course.queue_s[place] = (before + self.queued) / 2 / per_s if per_s > 0 else 0.0
         course.spilled[place] = min(over / capacity.decode, spare) if capacity.decode > 0 else 0.0

@@ -81,7 +81,8 @@ def grade(work: Work, course: Course, steps: slice) -> Grades:
         course: of the cluster.
         steps: which.
     """
-    arrivals, possible_frac = work.load.arrivals[steps], work.possible_frac[steps]
+    arrivals, work = work.load.arrivals[steps], work.steady
+    possible_frac = work.possible_frac[steps]
     seen_s = work.own_s[steps] + _shown_later(work, course, steps)[:, None]
     in_time = (_in_time(work, course, steps, seen_s) * work.is_possible[steps]) @ SPREAD_WEIGHTS
     ttft = (1.0 - course.late_frac[steps]) * in_time / np.maximum(possible_frac, 1e-12)
@@ -123,7 +124,7 @@ def _in_time(work: Work, course: Course, steps: slice, own_s: Floats) -> Floats:
     """
     load, fixed_s = work.load, work.engine.performance.prefill_step_s
     servers = np.maximum(course.servers[steps], 1e-9)
-    everybody = work.rate_per_s[steps]
+    everybody = load.arrivals[steps] / load.step_s
     rate = everybody * work.possible_work_frac[steps]
     prompt_s, queued_s = work.prompt_s[steps], work.queued_s[steps]
     most = np.maximum(1.0, 1.0 / work.step_share[steps])
@@ -159,7 +160,7 @@ def _tpot(work: Work, course: Course, steps: slice) -> Floats:
     sequence_s, context = work.sequence_s[steps], load.context_tokens[steps]
     most = np.minimum((work.slo.tpot_s - model.decode_step_s) / sequence_s, work.seats[steps])
     batch = course.running[steps] / decoders
-    rate = work.rate_per_s[steps]
+    rate = load.arrivals[steps] / load.step_s
     life_s = work.later_tokens[steps] * _step_s(work, course, steps)
     unseen = np.maximum(0.0, 1.0 - life_s / load.step_s)
     together = load.dispersion * rate * life_s * unseen * 2 / 3 / decoders**2

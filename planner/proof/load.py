@@ -19,6 +19,8 @@ Floats = NDArray[np.float64]
 
 SPREAD_EDGES = np.array([0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.996, 1.0])
 """The distribution of uncached tokens is told by the means of the parts between these."""
+EMPTY = 1e-9
+"""Fewer requests are none."""
 SPREAD_WEIGHTS = np.diff(SPREAD_EDGES)
 """Share of the requests of each part, shape [points]."""
 
@@ -145,6 +147,30 @@ def drawn(load: Load, seed: int) -> Load:
         prompt_tokens=load.prompt_tokens + uncached - load.uncached_tokens,
         uncached_tokens=uncached,
         output_tokens=np.maximum(outputs, 1.0),
+    )
+
+
+def averaged(load: Load, over_s: float) -> Load:
+    """Average arrivals, and lengths over the requests, over so long around each step."""
+    around = max(1, round(over_s / load.step_s))
+    if around == 1:
+        return load
+    ones = np.ones(around)
+    steps = np.convolve(np.ones(load.steps), ones, mode="same")
+    counts = np.convolve(load.arrivals, ones, mode="same")
+
+    def over(values: Floats) -> Floats:
+        sums = np.convolve(load.arrivals * values, ones, mode="same")
+        return np.where(counts > EMPTY, sums / np.maximum(counts, EMPTY), values)
+
+    prompts, uncached, outputs, contexts = (over(values) for values in load.series()[1:])
+    return replace(
+        load,
+        arrivals=counts / steps,
+        prompt_tokens=prompts,
+        uncached_tokens=uncached,
+        output_tokens=outputs,
+        context_tokens=contexts,
     )
 
 

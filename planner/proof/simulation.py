@@ -156,7 +156,7 @@ def _demand(load: Load, seen: slice) -> Demand | None:
         requests_per_s=count / window_s,
         prompt_tokens=float(load.prompt_tokens[seen] @ arrivals) / count,
         uncached_tokens=float(uncached @ arrivals) / count,
-        uncached_square_tokens=float((uncached * uncached) @ arrivals) / count * load.spread_square,
+        uncached_square_tokens=(float(uncached @ arrivals) / count) ** 2 * load.spread_square,
         output_tokens=float(load.output_tokens[seen] @ arrivals) / count,
         dispersion=load.dispersion,
     )

@@ -6,14 +6,14 @@ Not here: queues (`fluid`), who meets the targets (`grading`), how many GPUs tha
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from planner.load import Engine
-from planner.proof.load import SPREAD_WEIGHTS, Floats, Load
+from planner.proof.load import SPREAD_WEIGHTS, Floats, Load, averaged
 from services.domain.errors import ConfigurationInvalid
 from services.domain.performance import preset
 from services.domain.slo import Slo
@@ -22,7 +22,7 @@ Bools = NDArray[np.bool_]
 
 
 RATE_S = 10.0
-"""Arrivals that differ over less than so long differ by chance."""
+"""Arrivals and lengths that differ over less than so long differ by chance."""
 DEFAULT_ENGINE = Engine(
     performance=preset("h200-llama-3.1-8b-fp8"), kv_tokens=945_029, sequences_max=256, step_tokens_max=8_192
 )
@@ -53,12 +53,9 @@ class Work:
             )
 
     @cached_property
-    def rate_per_s(self) -> Floats:
-        """Arrivals, averaged over `RATE_S`: within it, theory says what chance does."""
-        around = max(1, round(RATE_S / self.load.step_s))
-        ones = np.ones(around)
-        counts = np.convolve(np.ones(self.load.steps), ones, mode="same")
-        return np.asarray(np.convolve(self.load.arrivals, ones, mode="same") / counts / self.load.step_s)
+    def steady(self) -> "Work":
+        """The work without what differs over less than `RATE_S`: within it, theory says what chance does."""
+        return replace(self, load=averaged(self.load, RATE_S))
 
     @cached_property
     def slo_step_tokens(self) -> float:
