@@ -1,6 +1,6 @@
 """The bus port: what the rooms ask of messaging, whatever carries it.
 
-Comes in: statuses, KV event batches, prefill tasks. Goes out: the same to whoever watches.
+Comes in: statuses, KV event batches, prefill tasks, orders to workers. Goes out: the same to whoever watches.
 Invariant: subscribers see a publisher's messages in order, each at most once (a gap shows in the
 message's own sequence number); a status disappears `ttl_s` after its last renewal; a prefill task is
 in the queue until it is completed, cancelled or expired, whatever happens to workers.
@@ -16,7 +16,7 @@ from typing import Protocol
 from services.domain.blocks import KvEventBatch
 from services.domain.ids import TaskId, WorkerId
 from services.domain.task import ClaimedTask, PrefillTask, QueuedTask
-from services.domain.worker import WorkerStatus
+from services.domain.worker import RoleOrder, WorkerStatus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +146,17 @@ class Bus(Protocol):
 
     def watch_kv(self) -> AbstractAsyncContextManager[AsyncIterator[KvEventBatch]]:
         """Follow all workers' KV events from now on."""
+        ...
+
+    async def order_role(self, order: RoleOrder) -> None:
+        """Tell a worker its role, at most once; lost silently while it or the bus is away.
+
+        Whoever orders looks at the worker's status, and orders again until it says so.
+        """
+        ...
+
+    def watch_roles(self, worker_id: WorkerId) -> AbstractAsyncContextManager[AsyncIterator[RoleOrder]]:
+        """Follow the orders to one worker from now on; of those not read yet the last one counts."""
         ...
 
     async def close(self) -> None:

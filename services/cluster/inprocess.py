@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from services.bus.memory import MemoryBroker, MemoryBus
 from services.domain.ids import GatewayId, WorkerId
-from services.domain.worker import Phase
+from services.domain.worker import Phase, RoleOrder
 from services.engine.simulated.engine import SimulatedEngine
 from services.engine.simulated.fabric import Fabric
 from services.engine.simulated.settings import SimulatedSettings
@@ -89,6 +89,7 @@ class InProcessCluster:
             for name, own in phases.items()
         }
         self._buses: dict[str, MemoryBus] = {}
+        self._launcher = MemoryBus(self.broker, "launcher")
         self._gateway_lives = dict.fromkeys(range(gateway_count), 0)
         self.engines: dict[str, SimulatedEngine] = {}
         self.workers = {name: self._make_worker(name) for name in phases}
@@ -159,6 +160,20 @@ class InProcessCluster:
             await worker.stop()
             await self._buses.pop(name).close()
         return done
+
+    def first_role(self, name: str) -> tuple[Phase, ...]:
+        """Phases that a worker has when it starts."""
+        return self._worker_settings[name].phases
+
+    async def order_role(self, name: str, phases: Sequence[Phase]) -> None:
+        """Order a running worker to another role, over the bus, at most once."""
+        await self.order(
+            RoleOrder(worker_id=WorkerId(name), epoch=self.workers[name].epoch, phases=tuple(phases))
+        )
+
+    async def order(self, order: RoleOrder) -> None:
+        """Give an order as it is."""
+        await self._launcher.order_role(order)
 
     async def start_worker(self, name: str) -> None:
         """Start a worker again under its name, as a new process with an empty cache."""

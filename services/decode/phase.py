@@ -27,7 +27,7 @@ TICKETS_REMEMBERED_MAX = 65_536
 """Used tickets remembered to refuse a second use; a lease ends long before so many were used."""
 
 RETRY_AFTER_S = 1.0
-"""What a draining worker asks of a gateway that has not heard of it yet."""
+"""What a worker that drains, or was turned, asks of a gateway that has not heard of it yet."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -96,6 +96,10 @@ class DecodePhase:
         """Refuse what comes from now on; what runs goes on."""
         self._open = False
 
+    def open(self) -> None:
+        """Take sequences again; at first a phase does."""
+        self._open = True
+
     def start(self, link: GatewayLink, message: StartDecode) -> None:
         """Begin a request, or answer at once why not."""
         request_id = message.request.request_id
@@ -122,7 +126,8 @@ class DecodePhase:
     def _refusal(self, message: StartDecode) -> ServingError | None:
         if not self._open:
             return NotReady(
-                message="this worker drains; send the request to another", retry_after_s=RETRY_AFTER_S
+                message="this worker takes no sequences any more; send the request to another",
+                retry_after_s=RETRY_AFTER_S,
             )
         if message.request.request_id in self._sequences:
             return TicketInvalid(message=f"request {message.request.request_id} runs here already")

@@ -97,3 +97,18 @@ class WorkerStatus:
     engine_kind: str
     kv_sequence: int
     suspects: tuple[EngineEpoch, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoleOrder:
+    """What a worker is to do from now on; the worker's status says when it does.
+
+    Attributes:
+        worker_id: who.
+        epoch: life of its engine that is meant: a later one has the role that its launcher gave it.
+        phases: phases to take new work for, at least one.
+    """
+
+    worker_id: WorkerId
+    epoch: EngineEpoch
+    phases: tuple[Phase, ...]

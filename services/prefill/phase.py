@@ -77,27 +77,34 @@ class PrefillPhase:
         self._doubt_s = doubt_s
         self._meters = meters
         self._jobs: dict[RequestId, Job] = {}
-        self._open = True
+        self._open = asyncio.Event()
+        self._open.set()
         self._wake = asyncio.Event()
         self._nursery = Nursery("prefill")
 
     def __len__(self) -> int:
         return len(self._jobs)
 
+    def open(self) -> None:
+        """Claim tasks again; at first a phase does."""
+        self._open.set()
+
     def begin_drain(self) -> None:
         """Claim nothing from now on; what was claimed goes on."""
-        self._open = False
+        self._open.clear()
         self._wake.set()
 
     async def close(self) -> None:
         """Stop claiming and renewing; idempotent. Jobs still held are given back by their claims' end."""
-        self._open = False
+        self._open.clear()
         await self._nursery.close()
 
     async def run(self) -> None:
-        """Claim tasks until cancelled or drained."""
+        """Claim tasks whenever open, until cancelled."""
+        await self._open.wait()
         self._nursery.start(self._renew(), "renew")
-        while self._open:
+        while True:
+            await self._open.wait()
             try:
                 async with self._bus.queue.view() as view:
                     await self._follow(view)
@@ -109,7 +116,7 @@ class PrefillPhase:
         view.on_removed(self._removed)
         pump = self._nursery.start(self._pump(view), "watch")
         try:
-            while self._open:
+            while self._open.is_set():
                 self._wake.clear()
                 retry_s = await self._claim_while_room(view)
                 try:
@@ -137,7 +144,7 @@ class PrefillPhase:
             log.warning("removal of %s not confirmed: %s", task_id, error)
 
     async def _claim_while_room(self, view: QueueView) -> float:
-        while self._open and self._has_room():
+        while self._open.is_set() and self._has_room():
             choice = order(self._not_mine(view.tasks()), self._claimant())
             try:
                 match choice:

@@ -34,6 +34,7 @@ from services.simulation.scenario import (
     SlowNetwork,
     SlowWorker,
     Strike,
+    TurnWorker,
 )
 
 PREFILL, DECODE = ("prefill",), ("decode",)
@@ -203,6 +204,8 @@ class _Stage:
                 self._slow,
                 self._drain,
                 self._drain,
+                self._turn,
+                self._turn,
                 self._strike,
                 self._strike,
                 self._strike,
@@ -271,6 +274,10 @@ class _Stage:
             patience_s=self._chance.choice((0.1, 40.0)),
             back_after_s=self._while_s(),
         )
+
+    def _turn(self, at_s: float) -> Fault:
+        phases = self._chance.choice((PREFILL, DECODE, BOTH))
+        return TurnWorker(at_s=at_s, worker=self._worker(), phases=phases, for_s=self._while_s())
 
     def _drop_cache(self, at_s: float) -> Fault:
         return DropCache(at_s=at_s, worker=self._worker())

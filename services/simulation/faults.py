@@ -16,6 +16,7 @@ from services.bus.memory import Delivery, deliver_plainly
 from services.cluster.inprocess import InProcessCluster
 from services.domain.blocks import KvEventBatch
 from services.domain.ids import GatewayId, WorkerId
+from services.domain.worker import Phase
 from services.runtime.clock import SkewedClock
 from services.runtime.tasks import Nursery
 from services.simulation.processes import Processes
@@ -40,6 +41,7 @@ from services.simulation.scenario import (
     SlowNetwork,
     SlowWorker,
     Strike,
+    TurnWorker,
 )
 
 
@@ -143,6 +145,8 @@ class Faults:
                 await processes.kill_worker(name, back_s)
             case DrainWorker(worker=name, patience_s=patience_s, back_after_s=back_s):
                 await processes.drain_worker(name, patience_s, back_s)
+            case TurnWorker(worker=name, phases=phases, for_s=for_s):
+                await processes.turn_worker(name, tuple(map(Phase, phases)), for_s)
             case KillGateway(gateway=index, back_after_s=back_s):
                 await processes.kill_gateway(index, back_s)
             case Strike(nth=nth):

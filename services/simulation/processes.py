@@ -9,12 +9,15 @@ Not here: when something dies (`services.simulation.faults`).
 import asyncio
 
 from services.cluster.inprocess import InProcessCluster
+from services.domain.worker import Phase
 from services.runtime.tasks import Nursery
 from services.simulation.clients import Clients
 from services.simulation.transcript import Trace
 
 RESTART_S = 1.0
 """From a process that ended by itself to its successor."""
+ORDER_AGAIN_S = 0.5
+"""Between two orders of a role that a worker does not have yet."""
 
 
 class Processes:
@@ -91,6 +94,29 @@ class Processes:
             self.note(name, "is drained" if done else "ends with work left")
             await self.pause(back_after_s)
             await self._start(name)
+
+    async def turn_worker(self, name: str, phases: tuple[Phase, ...], for_s: float) -> None:
+        """Order a worker to another role, and to its first one later; nothing while it is down."""
+        if name not in self._cluster.workers:
+            return
+        first = self._cluster.first_role(name)
+        self.note(name, f"is turned to {'+'.join(phases)}")
+        turning = asyncio.ensure_future(self._order_until_seen(name, phases))
+        await self.pause(for_s)
+        turning.cancel()
+        await asyncio.gather(turning, return_exceptions=True)
+        self.note(name, f"is turned back to {'+'.join(first)}")
+        await self._order_until_seen(name, first)
+
+    async def _order_until_seen(self, name: str, phases: tuple[Phase, ...]) -> None:
+        """Order again and again, as a launcher does: an order may be lost, and so may its effect."""
+        while True:
+            worker = self._cluster.workers.get(name)
+            if worker is not None and worker.status().phases == tuple(sorted(phases)):
+                return
+            if worker is not None:
+                await self._cluster.order_role(worker.worker_id, phases)
+            await asyncio.sleep(ORDER_AGAIN_S)
 
     async def _start(self, name: str) -> None:
         await self._cluster.start_worker(name)

@@ -96,6 +96,14 @@ class DrainWorker(_Fault, frozen=True, tag="drain worker"):
     back_after_s: float
 
 
+class TurnWorker(_Fault, frozen=True, tag="turn worker"):
+    """It is ordered to another role, and back later; a new process in between has its first role anyway."""
+
+    worker: str
+    phases: tuple[str, ...]
+    for_s: float
+
+
 class Strike(_Fault, frozen=True, tag="strike"):
     """Something happens to a worker at a moment of a request's way: when a message passes."""
 
@@ -193,6 +201,7 @@ Fault = (
     | PauseWorker
     | SlowWorker
     | DrainWorker
+    | TurnWorker
     | Strike
     | CorruptPulls
     | DropCache

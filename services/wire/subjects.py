@@ -96,6 +96,10 @@ class Subjects:
         """One worker's KV events."""
         return f"baton.{self.namespace}.kv.{to_token(worker_id)}"
 
+    def role(self, worker_id: WorkerId) -> str:
+        """Orders to one worker."""
+        return f"baton.{self.namespace}.role.{to_token(worker_id)}"
+
 
 def id_in(subject: str) -> str:
     """Read the id that ends a subject.

@@ -36,6 +36,8 @@ class Peers:
             case WorkerSeen(status=status) if status.worker_id != self._worker_id:
                 if status.model == self._model and Phase.PREFILL in status.phases:
                     self._is_free[status.worker_id] = _is_free(status)
+                else:
+                    self._is_free.pop(status.worker_id, None)  # it was turned
             case WorkerLeft(worker_id=worker_id):
                 self._is_free.pop(worker_id, None)
 

@@ -1,6 +1,6 @@
 """One worker: an engine, its phases, its links and its place in the fleet.
 
-Comes in: an engine, a bus, a link server. Goes out: status, KV events, and what the phases send.
+Comes in: an engine, a bus, a link server, orders. Goes out: status, KV events, and what the phases send.
 Invariant: a worker is announced only while its engine is healthy; after `drain` nothing new begins and
 `drained` is true once nothing runs, waits for an answer or is leased.
 Not here: what the phases do (`services.prefill`, `services.decode`), the process (`services.worker.process`).
@@ -12,15 +12,14 @@ from collections.abc import Iterator
 
 from services.bus.port import Bus, WorkerSeen
 from services.decode.phase import DecodePhase
-from services.domain.blocks import CacheScope, KvEvent, KvEventBatch, KvSnapshot
+from services.domain.blocks import KvEvent, KvEventBatch, KvSnapshot
 from services.domain.errors import BusUnavailable, EngineFailed, ServingError
-from services.domain.ids import EngineEpoch, GatewayId, RequestId, WorkerId
+from services.domain.ids import EngineEpoch, GatewayId, WorkerId
 from services.domain.integrity import IntegrityLimits, IntegrityRecord, KvChecked, Verdict
 from services.domain.link import Cancel, Goodbye, HandoffAnswer, Hello, StartDecode, ToWorker
 from services.domain.pace import PaceRecord, correct
 from services.domain.performance import PerformanceModel
-from services.domain.request import InferenceRequest, Sampling
-from services.domain.worker import Lifecycle, Phase, WorkerStatus
+from services.domain.worker import Lifecycle, Phase, RoleOrder, WorkerStatus
 from services.engine.port import DecodeJob, Engine, EngineInfo, EngineStep
 from services.link.port import GatewayLink, LinkServer
 from services.prefill.ordering import Claimant
@@ -32,15 +31,18 @@ from services.runtime.pulse import Pulse
 from services.runtime.tasks import Nursery
 from services.worker.holdings import Holdings
 from services.worker.peers import Peers
+from services.worker.role import Role
 from services.worker.settings import WorkerSettings
+from services.worker.warm_up import WARM_UP, warm_up_request
 
 log = logging.getLogger(__name__)
 
 DRAIN_POLL_S = 0.05
 
-WARM_UP = RequestId("warm-up")
-WARM_UP_OUTPUT_TOKENS = 4
 WARM_UP_TIMEOUT_S = 120.0
+
+ORDERS_RETRY_S = 1.0
+"""Wait before orders are listened for again."""
 
 KV_OUTBOX_BATCHES_MAX = 1024
 """Batches that wait for the bus; beyond that the oldest is dropped and routers ask for a snapshot."""
@@ -71,7 +73,8 @@ class Worker:
         self._lifecycle = Lifecycle.STARTING
         self._links: dict[GatewayId, GatewayLink] = {}
         self._nursery = Nursery(settings.worker_id)
-        self._phases = tuple(sorted(settings.phases))
+        self._role = Role(settings.phases)
+        self._knows_peers = False
         self._status_sequence = 0
         self._peers = Peers(self.worker_id, settings.model)
         self._holdings = Holdings(self.worker_id)
@@ -109,27 +112,17 @@ class Worker:
         self._nursery.start(self._publish_kv(), "kv")
         self._address = await self._server.serve(self)
         self._lifecycle = Lifecycle.READY
-        if Phase.PREFILL in self._phases:
-            self._nursery.start(self._prefill.run(), "prefill")
-            self._nursery.start(self._watch_peers(), "peers")
+        self._take(self._role.phases)
+        self._nursery.start(self._prefill.run(), "prefill")
+        self._nursery.start(self._obey(), "orders")
         self._nursery.start(self._announce(), "announce")
         self._nursery.start(self._watch_engine(), "health")
 
     async def _warm_up(self) -> None:
         """Compute a throw-away prompt under a cache scope that no client can name."""
-        limits = self._info.limits
-        room = min(
-            limits.step_tokens_max, limits.context_tokens_max, limits.kv_blocks * limits.block_size_tokens
-        )
-        tokens = min(self._settings.warm_up_tokens, room - WARM_UP_OUTPUT_TOKENS)
-        if tokens <= 0:
+        request = warm_up_request(self._settings, self._info.limits, self.epoch)
+        if request is None:
             return
-        request = InferenceRequest(
-            request_id=WARM_UP,
-            scope=CacheScope(model=self._settings.model, salt=f"warm-up/{self.epoch}"),
-            prompt_token_ids=tuple(i % 256 for i in range(tokens)),
-            sampling=Sampling(max_tokens=WARM_UP_OUTPUT_TOKENS, temperature=0.0, ignore_eos=True),
-        )
         self._engine.submit(DecodeJob(request=request))
         try:
             async with asyncio.timeout(WARM_UP_TIMEOUT_S):
@@ -137,7 +130,8 @@ class Worker:
         except TimeoutError:
             raise EngineFailed(
                 worker_id=self.worker_id,
-                message=f"the engine computed no prompt of {tokens} tokens within {WARM_UP_TIMEOUT_S:g} s",
+                message=f"the engine computed no prompt of {request.prompt_tokens} tokens within "
+                f"{WARM_UP_TIMEOUT_S:g} s",
             ) from None
         await self._engine.check_health()
 
@@ -299,7 +293,7 @@ class Worker:
             epoch=self.epoch,
             sequence=self._status_sequence,
             model=self._settings.model,
-            phases=self._phases,
+            phases=self._role.phases,
             lifecycle=self._lifecycle,
             address=self._address,
             limits=self._info.limits,
@@ -312,11 +306,40 @@ class Worker:
 
     async def _announce(self) -> None:
         while True:
-            try:
-                await self._bus.announce(self.status(), ttl_s=self._settings.status_ttl_s)
-            except BusUnavailable as error:
-                log.warning("status not published: %s", error)
+            await self._announce_once()
             await asyncio.sleep(self._settings.status_period_s)
+
+    async def _announce_once(self) -> None:
+        try:
+            await self._bus.announce(self.status(), ttl_s=self._settings.status_ttl_s)
+        except BusUnavailable as error:
+            log.warning("status not published: %s", error)
+
+    async def _obey(self) -> None:
+        """Follow the orders that change this worker's role."""
+        while True:
+            try:
+                async with self._bus.watch_roles(self.worker_id) as orders:
+                    async for order in orders:
+                        await self._turn(order)
+            except BusUnavailable as error:
+                log.warning("orders cannot be heard, trying again: %s", error)
+            await asyncio.sleep(ORDERS_RETRY_S)
+
+    async def _turn(self, order: RoleOrder) -> None:
+        """Take another role: new work comes of it alone, what is here goes on to its end."""
+        is_able = self._lifecycle is Lifecycle.READY and not self.failed.is_set()
+        if order.epoch != self.epoch or not is_able or not self._role.is_another(order.phases):
+            return
+        log.info("turned from %s to %s", "+".join(self._role.phases), "+".join(order.phases))
+        self._take(order.phases)
+        await self._announce_once()
+
+    def _take(self, phases: tuple[Phase, ...]) -> None:
+        self._role.turn(phases, self._prefill, self._decode)
+        if Phase.PREFILL in phases and not self._knows_peers:
+            self._knows_peers = True  # and for good: what it handed over may be found changed later
+            self._nursery.start(self._watch_peers(), "peers")
 
     async def _watch_peers(self) -> None:
         """Know who else may take a task, and whether one who pulls accuses this one."""
@@ -335,10 +358,7 @@ class Worker:
         self._decode.begin_drain()
         for link in self._links.values():
             link.send(Goodbye())
-        try:
-            await self._bus.announce(self.status(), ttl_s=self._settings.status_ttl_s)
-        except BusUnavailable as error:
-            log.warning("draining unannounced: %s", error)
+        await self._announce_once()
         try:
             async with asyncio.timeout(timeout_s):
                 while len(self._prefill) or len(self._decode) or self._engine.load().leased_blocks:  # noqa: ASYNC110

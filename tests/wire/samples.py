@@ -27,7 +27,7 @@ from services.domain.request import InferenceRequest, Sampling
 from services.domain.slo import Slo
 from services.domain.stream import Delta, FinishReason, StepFrame, TokenLogprob
 from services.domain.task import Claim, PrefixMark, TaskRecord
-from services.domain.worker import Lifecycle, Phase, WorkerLimits, WorkerLoad, WorkerStatus
+from services.domain.worker import Lifecycle, Phase, RoleOrder, WorkerLimits, WorkerLoad, WorkerStatus
 
 R, W, E = RequestId("r"), WorkerId("w"), EngineEpoch("e")
 
@@ -206,3 +206,4 @@ DECODE_PLACEMENT = DecodePlacement(
     reason="why",
     candidates=(DecodeCandidate(worker_id=W, step_s=0.5, kv_free_frac=0.25, cost_s=1.5, excluded="no"),),
 )
+ROLE_ORDER = RoleOrder(worker_id=W, epoch=E, phases=(Phase.DECODE, Phase.PREFILL))

@@ -32,6 +32,7 @@ DECODERS: tuple[Callable[[bytes], object], ...] = (
     codec.decode_to_worker,
     codec.decode_to_gateway,
     codec.decode_status,
+    codec.decode_role_order,
     codec.decode_request,
     codec.decode_entry,
     codec.decode_kv_batch,
@@ -57,6 +58,7 @@ def test_damaged_messages(decode: Callable[[bytes], object], data: st.DataObject
             values.TO_WORKER.map(codec.encode_to_worker),
             values.TO_GATEWAY.map(codec.encode_to_gateway),
             values.STATUSES.map(codec.encode_status),
+            values.ROLE_ORDERS.map(codec.encode_role_order),
             values.REQUESTS.map(codec.encode_request),
             st.builds(codec.encode_entry, values.RECORDS, st.none() | values.CLAIMS, values.COUNTS),
             values.BATCHES.map(codec.encode_kv_batch),
@@ -160,6 +162,10 @@ def _without(name: str) -> bytes:
          "ServingError.attributes_json.retry_after_s"),
         (codec.decode_status, _status(limits=None), "WorkerStatus.limits"),
         (codec.decode_status, _status(lifecycle=0), "WorkerStatus.lifecycle"),
+        (codec.decode_role_order, worker_pb2.RoleOrder(worker_id="w", epoch="e").SerializeToString(),
+         "RoleOrder.phases"),
+        (codec.decode_role_order, worker_pb2.RoleOrder(
+            worker_id="w", phases=[worker_pb2.PHASE_DECODE]).SerializeToString(), "RoleOrder.epoch"),
         (codec.decode_request, b"", "InferenceRequest.scope"),
         (codec.decode_entry, handoff_pb2.QueueEntry(record=handoff_pb2.TaskRecord(
             task_id="t", gateway_id="g", mark_depths_blocks=[1, 2], mark_hashes=[3])).SerializeToString(),

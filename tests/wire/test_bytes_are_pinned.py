@@ -53,6 +53,7 @@ WRITTEN: dict[str, Callable[[], bytes]] = {
     "inference_request": lambda: codec.encode_request(s.REQUEST),
     "queue_entry": lambda: codec.encode_entry(s.RECORD, s.CLAIM, 3),
     "worker_status": lambda: codec.encode_status(s.STATUS),
+    "role_order": lambda: codec.encode_role_order(s.ROLE_ORDER),
     "kv_event_batch": lambda: codec.encode_kv_batch(s.BATCH),
     "kv_snapshot": lambda: b"".join(codec.encode_snapshot(s.SNAPSHOT)),
     "place_request": lambda: codec.placement_query_to_proto(s.PLACEMENT_QUERY).SerializeToString(),

@@ -14,7 +14,7 @@ from services.domain.link import ToGateway, ToWorker
 from services.domain.placement import DecodePlacement, DecodeQuery, Placement, PlacementQuery
 from services.domain.request import InferenceRequest
 from services.domain.task import Claim, TaskRecord
-from services.domain.worker import WorkerStatus
+from services.domain.worker import RoleOrder, WorkerStatus
 from services.wire import codec
 from tests.wire import values
 
@@ -68,6 +68,12 @@ def test_an_error_that_is_no_leaf_crosses_as_a_leaf() -> None:
 def test_worker_statuses(status: WorkerStatus) -> None:
     """A status says the same on every machine."""
     assert codec.decode_status(codec.encode_status(status)) == status
+
+
+@given(values.ROLE_ORDERS)
+def test_orders_to_workers(order: RoleOrder) -> None:
+    """Whom, which life and which phases."""
+    assert codec.decode_role_order(codec.encode_role_order(order)) == order
 
 
 @given(values.BATCHES)

@@ -47,7 +47,7 @@ from services.domain.request import InferenceRequest, Sampling
 from services.domain.slo import Margins, Slo
 from services.domain.stream import Delta, FinishReason, StepFrame, TokenLogprob
 from services.domain.task import Claim, PrefixMark, TaskRecord
-from services.domain.worker import WorkerLimits, WorkerLoad, WorkerStatus
+from services.domain.worker import Phase, RoleOrder, WorkerLimits, WorkerLoad, WorkerStatus
 
 IDS = st.text(min_size=1, max_size=12)
 TEXTS = st.text(max_size=12)
@@ -177,6 +177,12 @@ HANDOFFS = st.builds(
     prefill_s=NUMBERS,
 )
 
+ROLE_ORDERS = st.builds(
+    RoleOrder,
+    worker_id=IDS,
+    epoch=IDS,
+    phases=st.lists(st.sampled_from(Phase), min_size=1, max_size=2, unique=True).map(tuple),
+)
 STATUSES = st.builds(
     WorkerStatus,
     worker_id=IDS,

@@ -29,6 +29,8 @@ def test_those_who_prefill_the_model_count() -> None:
     assert peers.count == 3
     peers.fold(WorkerLeft(worker_id=WorkerId("a")))
     assert peers.count == 2
+    peers.fold(WorkerSeen(status=worker("b", DECODE)))  # it was turned
+    assert peers.count == 1
     assert Peers(ME, MODEL).count == 1
 
 

@@ -18,12 +18,13 @@ from services.bus.inbox import Inbox
 from services.bus.live_view import LiveQueueView
 from services.bus.memory.delay_line import DelayLine
 from services.bus.mirror import age
+from services.bus.role_inbox import RoleInbox
 from services.bus.settings import BusLimits
 from services.domain.blocks import KvEventBatch
 from services.domain.errors import BodyTooLarge, DeadlineExceeded, Saturated
 from services.domain.ids import TaskId, WorkerId
 from services.domain.task import Claim, PrefillTask, TaskRecord
-from services.domain.worker import WorkerStatus
+from services.domain.worker import RoleOrder, WorkerStatus
 
 R = TypeVar("R")
 
@@ -91,6 +92,7 @@ class Connection:
     views: list[LiveQueueView] = field(default_factory=list)
     feeds: list[FleetFeed] = field(default_factory=list)
     kv_inboxes: list[Inbox[KvEventBatch]] = field(default_factory=list)
+    role_inboxes: list[RoleInbox] = field(default_factory=list)
     state: DelayLine = field(default_factory=lambda: DelayLine(UNDER_WAY_MAX))
     events: DelayLine = field(default_factory=lambda: DelayLine(UNDER_WAY_MAX))
 
@@ -301,6 +303,12 @@ class MemoryBroker:
         if presence is not None:
             presence.expiry.cancel()
             self._to_feeds(lambda feed: feed.left(worker_id))
+
+    def order_role(self, order: RoleOrder) -> None:
+        """Deliver an order to every client that watches for its worker."""
+        for connection in self._reachable():
+            arrive = partial(_tell, connection.role_inboxes, lambda inbox: inbox.put(order))
+            connection.state.send(self.latency_s, arrive)
 
     def publish_kv(self, batch: KvEventBatch) -> None:
         """Deliver a batch to every client that watches."""

@@ -16,11 +16,12 @@ from services.bus.inbox import Inbox, ignore_drop
 from services.bus.live_view import LiveQueueView
 from services.bus.memory.broker import Connection, MemoryBroker
 from services.bus.port import FleetChange, QueueView
+from services.bus.role_inbox import RoleInbox
 from services.domain.blocks import KvEventBatch
 from services.domain.errors import BusUnavailable
 from services.domain.ids import TaskId, WorkerId
 from services.domain.task import Claim, ClaimedTask, PrefillTask, QueuedTask
-from services.domain.worker import WorkerStatus
+from services.domain.worker import RoleOrder, WorkerStatus
 
 T = TypeVar("T")
 
@@ -202,6 +203,26 @@ class MemoryBus:
             if inbox in inboxes:
                 inboxes.remove(inbox)
 
+    async def order_role(self, order: RoleOrder) -> None:
+        """Tell a worker its role, at most once; lost silently while it or the bus is away."""
+        if self.connected:
+            self._broker.order_role(order)
+        else:
+            self._on_drop("role_publish")
+
+    @asynccontextmanager
+    async def watch_roles(self, worker_id: WorkerId) -> AsyncIterator[AsyncIterator[RoleOrder]]:
+        """Follow the orders to one worker from now on."""
+        inbox = RoleInbox(worker_id)
+        inboxes = self._wire.connection.role_inboxes
+        inboxes.append(inbox)
+        try:
+            yield inbox
+        finally:
+            inbox.close()
+            if inbox in inboxes:
+                inboxes.remove(inbox)
+
     async def close(self) -> None:
         """Leave the bus: watches end, views stand still; idempotent."""
         self._wire.closed = True
@@ -211,3 +232,5 @@ class MemoryBus:
             feed.close()
         for inbox in connection.kv_inboxes:
             inbox.close()
+        for orders in connection.role_inboxes:
+            orders.close()

@@ -12,6 +12,7 @@ from services.bus.inbox import ignore_drop
 from services.bus.nats import streams
 from services.bus.nats.connection import Connection, open_connection
 from services.bus.nats.events import KvEvents
+from services.bus.nats.orders import RoleOrders
 from services.bus.nats.prefill_queue import JetStreamQueue
 from services.bus.nats.queue_view import QueueViews
 from services.bus.nats.registry import FleetRegistry
@@ -20,7 +21,7 @@ from services.bus.settings import BusSettings
 from services.domain.blocks import KvEventBatch
 from services.domain.errors import BusUnavailable
 from services.domain.ids import WorkerId
-from services.domain.worker import WorkerStatus
+from services.domain.worker import RoleOrder, WorkerStatus
 from services.runtime.tasks import Nursery
 
 _RETRY_S = 0.2
@@ -35,6 +36,7 @@ class NatsBus:
         self._nursery = Nursery("bus")
         self._registry = FleetRegistry(connection, self._nursery, on_drop)
         self._events = KvEvents(connection, on_drop)
+        self._orders = RoleOrders(connection, on_drop)
         self._queue = JetStreamQueue(connection, QueueViews(connection, self._nursery, on_drop), on_drop)
 
     @property
@@ -67,10 +69,19 @@ class NatsBus:
         """Follow all workers' KV events from now on."""
         return self._events.watch()
 
+    async def order_role(self, order: RoleOrder) -> None:
+        """Tell a worker its role, at most once; lost while it or the server is away."""
+        await self._orders.publish(order)
+
+    def watch_roles(self, worker_id: WorkerId) -> AbstractAsyncContextManager[AsyncIterator[RoleOrder]]:
+        """Follow the orders to one worker from now on."""
+        return self._orders.watch(worker_id)
+
     async def close(self) -> None:
         """Leave the bus; watches end; idempotent."""
         self._registry.close()
         self._events.close()
+        self._orders.close()
         await self._nursery.close()
         await self._connection.close()
 

@@ -61,7 +61,7 @@ from services.wire.codec.router import (
     placement_to_proto,
 )
 from services.wire.codec.stream import delta_from_proto, delta_to_proto
-from services.wire.codec.worker import decode_status, encode_status
+from services.wire.codec.worker import decode_role_order, decode_status, encode_role_order, encode_status
 
 __all__ = [
     "CHUNK_HASHES_MAX",
@@ -74,6 +74,7 @@ __all__ = [
     "decode_query_from_proto",
     "decode_query_to_proto",
     "decode_request",
+    "decode_role_order",
     "decode_snapshot",
     "decode_status",
     "decode_to_gateway",
@@ -83,6 +84,7 @@ __all__ = [
     "encode_entry",
     "encode_kv_batch",
     "encode_request",
+    "encode_role_order",
     "encode_snapshot",
     "encode_status",
     "encode_to_gateway",

@@ -1,11 +1,13 @@
-"""A worker's status on the wire: what it is, how fast, how busy.
+"""A worker's status and its orders on the wire: what it is, how fast, how busy; what it is to do.
 
 Invariant: what is written comes back equal; a status carries no time.
 """
 
+from collections.abc import Iterable
+
 from services.domain.ids import EngineEpoch, WorkerId
 from services.domain.performance import PerformanceModel
-from services.domain.worker import Lifecycle, Phase, WorkerLimits, WorkerLoad, WorkerStatus
+from services.domain.worker import Lifecycle, Phase, RoleOrder, WorkerLimits, WorkerLoad, WorkerStatus
 from services.wire.codec.fields import identity, known, number, parse, positive, present, writing
 from services.wire.generated.baton.internal.v1 import worker_pb2 as pb
 
@@ -113,6 +115,10 @@ def performance_from_proto(message: pb.PerformanceModel) -> PerformanceModel:
     )
 
 
+def _phases(field: str, written: Iterable[int]) -> tuple[Phase, ...]:
+    return tuple(known(field, _PHASE_FROM_PROTO, phase) for phase in written)
+
+
 def encode_status(status: WorkerStatus) -> bytes:
     """Write a worker's status.
 
@@ -152,7 +158,7 @@ def decode_status(data: bytes) -> WorkerStatus:
         epoch=EngineEpoch(identity("WorkerStatus.epoch", message.epoch)),
         sequence=message.sequence,
         model=message.model,
-        phases=tuple(known("WorkerStatus.phases", _PHASE_FROM_PROTO, p) for p in message.phases),
+        phases=_phases("WorkerStatus.phases", message.phases),
         lifecycle=known("WorkerStatus.lifecycle", _LIFECYCLE_FROM_PROTO, message.lifecycle),
         address=message.address,
         limits=limits_from_proto(message.limits),
@@ -161,4 +167,34 @@ def decode_status(data: bytes) -> WorkerStatus:
         engine_kind=message.engine_kind,
         kv_sequence=message.kv_sequence,
         suspects=tuple(map(EngineEpoch, message.suspects)),
+    )
+
+
+def encode_role_order(order: RoleOrder) -> bytes:
+    """Write an order.
+
+    Raises:
+        WireError: a value does not fit its field.
+    """
+    with writing("RoleOrder"):
+        message = pb.RoleOrder(
+            worker_id=order.worker_id,
+            epoch=order.epoch,
+            phases=[_PHASE_TO_PROTO[phase] for phase in order.phases],
+        )
+        return message.SerializeToString()
+
+
+def decode_role_order(data: bytes) -> RoleOrder:
+    """Read an order.
+
+    Raises:
+        WireError: the bytes are no such message, or a field is missing or malformed.
+    """
+    message = parse(pb.RoleOrder, data)
+    positive("RoleOrder.phases", len(message.phases))
+    return RoleOrder(
+        worker_id=WorkerId(identity("RoleOrder.worker_id", message.worker_id)),
+        epoch=EngineEpoch(identity("RoleOrder.epoch", message.epoch)),
+        phases=_phases("RoleOrder.phases", message.phases),
     )

@@ -581,6 +581,34 @@ class WorkerStatus(_message.Message):
 Global___WorkerStatus: _TypeAlias = WorkerStatus  # noqa: Y015
 
 @_typing.final
+class RoleOrder(_message.Message):
+    """What a worker is to do from now on, told to one life of its engine."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKER_ID_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    PHASES_FIELD_NUMBER: _builtins.int
+    worker_id: _builtins.str
+    epoch: _builtins.str
+    @_builtins.property
+    def phases(self) -> _containers.RepeatedScalarFieldContainer[Global___Phase.ValueType]: ...
+    def __init__(
+        self,
+        *,
+        worker_id: _builtins.str = ...,
+        epoch: _builtins.str = ...,
+        phases: _abc.Iterable[Global___Phase.ValueType] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "phases", b"phases", "worker_id", b"worker_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RoleOrder: _TypeAlias = RoleOrder  # noqa: Y015
+
+@_typing.final
 class BlocksStored(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
