@@ -29,6 +29,8 @@ from planner.sight import Observer
 from planner.targets.dry_run import DryRun
 from planner.targets.kubernetes.target import Kubernetes
 from planner.targets.port import Target
+from planner.targets.ray import RayServe
+from planner.targets.ray_settings import RayServeSettings
 from services.bus import nats as nats_bus
 from services.domain.errors import ServingError
 from services.runtime.clock import LoopClock
@@ -137,5 +139,8 @@ def _target(
                 real = Kubernetes(msgspec.structs.replace(kubernetes, lease=None), now_s=clock.now_s)
                 return DryRun(real.pools, close=real.close)
             return Kubernetes(kubernetes, now_s=clock.now_s)
+        case RayServeSettings() as ray:
+            serve = RayServe(ray, now_s=clock.now_s)
+            return DryRun(serve.pools, close=serve.close) if is_dry else serve
         case unreachable:
             assert_never(unreachable)

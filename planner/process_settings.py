@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from planner.settings import PlannerSettings
+from planner.targets.ray_settings import RayServeSettings
 from services.bus.settings import BusSettings
 from services.domain.errors import ConfigurationInvalid
 from services.domain.worker import Phase
@@ -181,7 +182,7 @@ class PlannerProcessSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=
     observe: GatewaysSettings | PrometheusSettings = GatewaysSettings()
     """Where it sees demand."""
 
-    target: DryRunSettings | KubernetesSettings = DryRunSettings()
+    target: DryRunSettings | KubernetesSettings | RayServeSettings = DryRunSettings()
     """What it scales."""
 
     decisions_file: str | None = None
@@ -208,15 +209,20 @@ class PlannerProcessSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=
         Raises:
             ConfigurationInvalid: names the key.
         """
-        if isinstance(self.target, KubernetesSettings):
-            if self.planner.limits.flips:
+        match self.target:
+            case KubernetesSettings(workloads=pools):
+                key, pool_word = "target.workloads", "workload"
+            case RayServeSettings(deployments=pools):
+                key, pool_word = "target.deployments", "deployment"
+            case _:
+                return
+        if self.planner.limits.flips:
+            raise ConfigurationInvalid(
+                key="planner.limits.flips",
+                message=f"planner.limits.flips: must be false: a {pool_word}'s workers keep their role",
+            )
+        for pool in pools:
+            if self.planner.kind_named(pool.kind) is None:
                 raise ConfigurationInvalid(
-                    key="planner.limits.flips",
-                    message="planner.limits.flips: must be false: a workload's workers keep their role",
+                    key=f"{key}.kind", message=f"{key}.kind: planner.kinds has no kind {pool.kind!r}"
                 )
-            for workload in self.target.workloads:
-                if self.planner.kind_named(workload.kind) is None:
-                    raise ConfigurationInvalid(
-                        key="target.workloads.kind",
-                        message=f"target.workloads.kind: planner.kinds has no kind {workload.kind!r}",
-                    )

@@ -72,7 +72,7 @@ def _run(options: argparse.Namespace) -> int:
     # A demo that mends itself behind the curtain would show something else than what happened.
     supervision = msgspec.structs.replace(settings.supervision, restarts_max=0)
     settings = msgspec.structs.replace(settings, edge=edge, supervision=supervision)
-    return asyncio.run(with_cluster(settings, _show))
+    return asyncio.run(with_cluster(lambda: LocalCluster(settings), _show))
 
 
 def _free_or_any(host: str, port: int) -> int:
@@ -87,7 +87,7 @@ def _free_or_any(host: str, port: int) -> int:
 
 
 async def _show(cluster: LocalCluster, stop: StopSignal) -> int:
-    announce(cluster)
+    announce(cluster, f"  logs        {cluster.folder}")
     showing = asyncio.ensure_future(_requests(cluster, cluster.settings))
     asked = asyncio.ensure_future(stop.asked.wait())
     await first_of(showing, asked)

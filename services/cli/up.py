@@ -7,15 +7,20 @@ import shutil
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from services.cli.output import console, stderr
 from services.cluster.local import LocalCluster, Progress
+from services.cluster.ray.installed import require_ray
+from services.cluster.running import Cluster
 from services.cluster.settings import ClusterSettings
 from services.domain.errors import EngineFailed
 from services.runtime.lifecycle import StopSignal
 from services.runtime.settings import parse, read_yaml
 from services.runtime.tasks import first_of
+
+if TYPE_CHECKING:
+    from services.cluster.ray.deployed import RayCluster
 
 _EXAMPLES = """\
 examples:
@@ -24,9 +29,14 @@ examples:
   baton up --both 2                                     two soft-roled workers
   baton up --config cluster.yaml --http-port 8080       flags win over the file
   baton up --http-port 0 --grpc-port 0                  free ports, so that clusters run side by side
+  baton up --on ray                                     the same parts on a Ray cluster started here
+  baton up --on ray --address auto --nats-url nats://10.0.0.5:4222 --config cluster.yaml
+                                                        on a Ray cluster that is there
 """
 
 NOTHING = 0
+
+C = TypeVar("C", bound=Cluster)
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -34,13 +44,29 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     command = commands.add_parser(
         "up",
         help="run a cluster on this machine",
-        description="Start NATS, workers and a gateway on this machine and replace what dies; Ctrl-C stops "
-        "them all.",
+        description="Start NATS, workers and a gateway on this machine, or on Ray Serve, and replace what "
+        "dies; Ctrl-C stops them all.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_cluster_options(command)
+    add_place(command)
     command.set_defaults(run=run)
+
+
+def add_place(command: argparse.ArgumentParser) -> None:
+    """Add the options that say where the parts run."""
+    command.add_argument(
+        "--on",
+        choices=("local", "ray"),
+        default="local",
+        help="processes of this machine, or Ray Serve; see docs/ray.md (default: local)",
+    )
+    command.add_argument(
+        "--address",
+        metavar="ADDRESS",
+        help="an existing Ray cluster: auto, host:port (default: RAY_ADDRESS, or start one here)",
+    )
 
 
 def add_cluster_options(command: argparse.ArgumentParser) -> None:
@@ -73,6 +99,7 @@ _FLAGS: dict[str, tuple[str, ...]] = {
     "grpc_port": ("edge", "grpc_port"),
     "nats_url": ("nats", "url"),
     "run_folder": ("run_folder",),
+    "address": ("ray", "address"),
 }
 
 
@@ -81,6 +108,15 @@ def read_settings(options: argparse.Namespace) -> ClusterSettings:
 
     Raises:
         ConfigurationInvalid: a key is unknown or a value cannot be.
+    """
+    return parse(ClusterSettings, read_values(options), source=str(options.config or "flags"))
+
+
+def read_values(options: argparse.Namespace) -> dict[str, object]:
+    """Merge the file and the flags into plain values; flags win.
+
+    Raises:
+        ConfigurationInvalid: the file cannot be read.
     """
     values = read_yaml(options.config) if options.config else {}
     roles = [getattr(options, role, None) for role in ("prefill", "decode", "both")]
@@ -91,7 +127,7 @@ def read_settings(options: argparse.Namespace) -> ClusterSettings:
         value = getattr(options, flag, None)
         if value is not None:
             _set(values, keys, value)
-    return parse(ClusterSettings, values, source=str(options.config or "flags"))
+    return values
 
 
 def _set(values: dict[str, object], keys: tuple[str, ...], value: object) -> None:
@@ -105,21 +141,26 @@ def _set(values: dict[str, object], keys: tuple[str, ...], value: object) -> Non
 
 def run(options: argparse.Namespace) -> int:
     """Run the subcommand."""
-    return asyncio.run(with_cluster(read_settings(options), _until_stopped))
+    settings = read_settings(options)
+    if options.on == "local":
+        return asyncio.run(with_cluster(lambda: LocalCluster(settings), _until_stopped))
+    require_ray()
+    # Only a module that is asked for may need Ray.
+    from services.cluster.ray.deployed import RayCluster
+
+    return asyncio.run(with_cluster(lambda: RayCluster(settings), _until_stopped_on_ray))
 
 
-async def with_cluster(
-    settings: ClusterSettings, work: Callable[[LocalCluster, StopSignal], Awaitable[int]]
-) -> int:
+async def with_cluster(make: Callable[[], C], work: Callable[[C, StopSignal], Awaitable[int]]) -> int:
     """Bring a cluster up, do some work with it, take it down whatever happens.
 
     Args:
-        settings: what is wanted.
+        make: makes the cluster that is wanted; called on the event loop.
         work: called when everything serves; returns the exit code.
     """
     stop = StopSignal()
     stop.install()
-    cluster = LocalCluster(settings)
+    cluster = make()
     asked = asyncio.ensure_future(stop.asked.wait())
     forcing = asyncio.ensure_future(_force(stop, cluster))
     code = 1
@@ -136,16 +177,16 @@ async def with_cluster(
         forcing.cancel()
         if killed:
             stderr.print(f"had to kill: {', '.join(killed)}")
-        if code != 0 or settings.run_folder is not None:
+        if code != 0 or cluster.settings.run_folder is not None:
             stderr.print(f"logs are in {cluster.folder}")
     return code
 
 
 async def _start_and_work(
-    cluster: LocalCluster,
+    cluster: C,
     stop: StopSignal,
     asked: "asyncio.Future[Literal[True]]",
-    work: Callable[[LocalCluster, StopSignal], Awaitable[int]],
+    work: Callable[[C, StopSignal], Awaitable[int]],
 ) -> int:
     with stderr.status("starting …") as line:
         starting = asyncio.ensure_future(cluster.start(lambda progress: line.update(_words(progress))))
@@ -167,17 +208,22 @@ def _words(progress: Progress) -> str:
     return f"{progress.elapsed_s:.0f} s: {state}{waiting}{gateway}"
 
 
-async def _force(stop: StopSignal, cluster: LocalCluster) -> None:
+async def _force(stop: StopSignal, cluster: Cluster) -> None:
     await stop.forced.wait()
     cluster.force()
 
 
 async def _until_stopped(cluster: LocalCluster, stop: StopSignal) -> int:
-    announce(cluster)
+    announce(cluster, f"  logs        {cluster.folder}")
     return await until_stopped(cluster, stop)
 
 
-async def until_stopped(cluster: LocalCluster, stop: StopSignal) -> int:
+async def _until_stopped_on_ray(cluster: "RayCluster", stop: StopSignal) -> int:
+    announce(cluster, f"  Ray         {cluster.dashboard_url}")
+    return await until_stopped(cluster, stop)
+
+
+async def until_stopped(cluster: Cluster, stop: StopSignal) -> int:
     """Keep the cluster up until a signal; a process that dies too often is an error."""
     asked = asyncio.ensure_future(stop.asked.wait())
     supervising = asyncio.ensure_future(cluster.supervise(_print_news))
@@ -208,8 +254,13 @@ def _program() -> str:
     return "baton" if shutil.which("baton") else os.path.relpath(sys.argv[0])
 
 
-def announce(cluster: LocalCluster) -> None:
-    """Say where the cluster is and what to try."""
+def announce(cluster: Cluster, more: str) -> None:
+    """Say where the cluster is and what to try.
+
+    Args:
+        cluster: that serves.
+        more: one line about where to look when something is wrong.
+    """
     pools = cluster.settings.pools
     console.print(
         f"[bold]ready[/bold]: {pools.prefill} prefill, {pools.decode} decode, {pools.both} both "
@@ -219,7 +270,7 @@ def announce(cluster: LocalCluster) -> None:
     console.print(f"  gRPC        {cluster.grpc_address}")
     for other in cluster.addresses[1:]:
         console.print(f"  one more    {other.http_url}/v1, gRPC {other.grpc_address}")
-    console.print(f"  logs        {cluster.folder}")
+    console.print(more, soft_wrap=True)
     url = "" if cluster.http_url.endswith(":8000") else f" --url {cluster.http_url}"
     console.print("try, in another terminal (Ctrl-C here stops everything):")
     for command in ('chat "What is prefill?"', "status", "explain"):

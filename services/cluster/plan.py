@@ -103,15 +103,37 @@ def workers_of(
         cores: CPU cores that engines are bound to; empty binds none.
     """
     return tuple(
-        WorkerSettings(
-            worker_id=name,
-            model=settings.model.name,
-            phases=phases,
-            prefill=settings.prefill,
-            engine=_engine(settings, index, model, cores),
-            warm_up_tokens=0 if settings.engine is EngineKind.SIMULATED else WARM_UP_TOKENS,
-        )
+        worker_of(settings, worker_id=name, phases=phases, index=index, model=model, cores=cores)
         for index, (name, phases) in enumerate(worker_names(settings))
+    )
+
+
+def worker_of(
+    settings: ClusterSettings,
+    *,
+    worker_id: str,
+    phases: tuple[Phase, ...],
+    index: int,
+    model: ModelFacts,
+    cores: Sequence[int],
+) -> WorkerSettings:
+    """Describe one worker.
+
+    Args:
+        settings: of the cluster.
+        worker_id: its name.
+        phases: what it does.
+        index: its place among all workers, from 0: which cores are its own. Beyond the last they go round.
+        model: the served model.
+        cores: CPU cores that engines are bound to; empty binds none.
+    """
+    return WorkerSettings(
+        worker_id=worker_id,
+        model=settings.model.name,
+        phases=phases,
+        prefill=settings.prefill,
+        engine=_engine(settings, index, model, cores),
+        warm_up_tokens=0 if settings.engine is EngineKind.SIMULATED else WARM_UP_TOKENS,
     )
 
 
@@ -215,7 +237,11 @@ def _engine(
                 settings.simulated, vocabulary_size=model.vocabulary_size, eos_token_id=model.eos_token_id
             )
         case EngineKind.VLLM:
-            own = settings.cores[index] if settings.cores else _share(cores, index, settings.pools.total)
+            own = (
+                settings.cores[index % len(settings.cores)]
+                if settings.cores
+                else _share(cores, index, settings.pools.total)
+            )
             base = settings.vllm or VllmSettings(model=model.folder)
             return msgspec.structs.replace(base, model_name=settings.model.name, cores=own)
 

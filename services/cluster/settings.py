@@ -8,6 +8,7 @@ from enum import StrEnum
 import msgspec
 
 from services.bus.settings import BusLimits, BusSettings, TlsSettings
+from services.cluster.ray.settings import RaySettings
 from services.cluster.supervision import SupervisionSettings
 from services.domain.errors import ConfigurationInvalid
 from services.engine.simulated.settings import SimulatedSettings
@@ -154,6 +155,7 @@ class ClusterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     router: RouterSettings = RouterSettings()
     prefill: PrefillSettings = PrefillSettings()
     supervision: SupervisionSettings = SupervisionSettings()
+    ray: RaySettings = RaySettings()
 
     gateways: int = 1
     """Gateways, each with a router of its own unless there is a standalone one; the first takes the ports of

@@ -115,8 +115,12 @@ def dump_json(settings: msgspec.Struct) -> bytes:
     return msgspec.json.encode(settings)
 
 
-def dump_yaml(settings: msgspec.Struct) -> str:
-    """Write settings, defaults included, as YAML that `parse` reads back to an equal value."""
-    return yaml.safe_dump(
-        msgspec.to_builtins(settings), sort_keys=False, allow_unicode=True, default_flow_style=False
-    )
+def dump_yaml(settings: msgspec.Struct | Mapping[str, object]) -> str:
+    """Write settings, defaults included, as YAML that `parse` reads back to an equal value.
+
+    Args:
+        settings: a struct; or plain values, of which those that stand in several places are written once and
+            referred to.
+    """
+    plain = msgspec.to_builtins(settings) if isinstance(settings, msgspec.Struct) else settings
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, default_flow_style=False)

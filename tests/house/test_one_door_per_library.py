@@ -29,7 +29,7 @@ DOORS: Mapping[str, tuple[str, ...]] = {
     "numpy": ANYWHERE,  # arithmetic; the purity test keeps it out of the domain
     "openai": ("services/cli",),
     "prometheus_client": ("services/runtime",),
-    "ray": ("services/cluster",),
+    "ray": ("services/cluster/ray",),
     "rich": ("services/cli",),
     "safetensors": ("services/engine/vllm", "services/tinymodel"),
     "starlette": ("services/gateway",),

@@ -30,7 +30,7 @@ SHELLS: frozenset[str] = frozenset({
     "planner/proof/command.py",
     "planner/targets/dry_run.py", "planner/targets/kubernetes/api.py",
     "planner/targets/kubernetes/following.py", "planner/targets/kubernetes/leadership.py",
-    "planner/targets/kubernetes/target.py",
+    "planner/targets/kubernetes/target.py", "planner/targets/ray.py",
     "services/router/feed.py", "services/router/placer.py", "services/router/process.py",
     "services/router/process_settings.py",     "services/router/remote.py",
     "services/router/shell.py",

@@ -11,12 +11,15 @@ from planner.targets.dry_run import DryRun
 from planner.targets.kubernetes.following import HOLD_ANNOTATION
 from planner.targets.kubernetes.target import Kubernetes
 from planner.targets.port import Target, TargetUnavailable
+from planner.targets.ray import RayServe
 from services.domain.errors import ConfigurationInvalid
 from services.domain.worker import Phase
 from tests.planner.kubernetes import scene
 from tests.planner.kubernetes.api_state import ApiState
 from tests.planner.kubernetes.scene import PREFILL, orders, state
 from tests.planner.kubernetes.wire import Asked, Wire
+from tests.planner.ray import scene as ray_scene
+from tests.planner.ray.serve_server import TOKEN
 from tests.planner.situations import pools
 
 
@@ -50,7 +53,18 @@ def dry_run() -> DryRun:
     return DryRun(shown)
 
 
-@pytest.fixture(params=["dry_run", "kubernetes"])
+@pytest.fixture
+async def ray_serve(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RayServe]:
+    """A target on Ray Serve."""
+    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
+    serve = ray_scene.server()
+    target = ray_scene.target(serve)
+    yield target
+    await target.close()
+    serve.close()
+
+
+@pytest.fixture(params=["dry_run", "kubernetes", "ray_serve"])
 def target(request: pytest.FixtureRequest) -> Target:
     """Every target, with two prefill and three decode workers."""
     found: Target = request.getfixturevalue(request.param)
