@@ -189,11 +189,16 @@ class _Judge:
         self._chance += (1.0 - keep) * (noise - self._chance)
 
     def best(self, expected: Array) -> Places:
-        """The method with the smallest recent error among those that know; shape [series]."""
+        """The method with the smallest recent error among those that know; shape [series].
+
+        The same for all series, each error counting beside the least of its series: the ratio of two
+        forecasts is a length only if both remember the same requests.
+        """
         means = np.where(np.isfinite(expected), self._squares / np.maximum(self._weights, 1e-9), math.inf)
         if self._at_s <= self._trusted_s:
             means[:, PLAIN_COUNT:] *= JUMP_TRUST
-        return np.asarray(np.argmin(means, axis=1))
+        least = np.maximum(means.min(axis=1, keepdims=True), 1e-12)
+        return np.full(SERIES, np.argmin((means / least).sum(axis=0)))
 
     def error(self, best: Places) -> Array:
         """Standard error of these methods beyond the chance of an observation; shape [series].

@@ -145,18 +145,20 @@ def _attained(grades: Grades) -> Attainment:
     )
 
 
-def _demand(load: Load, seen: slice) -> Demand | None:
-    arrivals, uncached = load.arrivals[seen], load.uncached_tokens[seen]
-    count = float(arrivals.sum())
-    if count <= 0:
-        return None
-    window_s = arrivals.size * load.step_s
+def _demand(load: Load, seen: slice) -> Demand:
+    arrivals = load.arrivals[seen]
+    count, window_s = float(arrivals.sum()), arrivals.size * load.step_s
+
+    def mean(values: Floats) -> float:
+        return float(values[seen] @ arrivals) / count if count > 0 else 0.0
+
+    uncached = mean(load.uncached_tokens)
     return Demand(
         window_s=window_s,
         requests_per_s=count / window_s,
-        prompt_tokens=float(load.prompt_tokens[seen] @ arrivals) / count,
-        uncached_tokens=float(uncached @ arrivals) / count,
-        uncached_square_tokens=(float(uncached @ arrivals) / count) ** 2 * load.spread_square,
-        output_tokens=float(load.output_tokens[seen] @ arrivals) / count,
+        prompt_tokens=mean(load.prompt_tokens),
+        uncached_tokens=uncached,
+        uncached_square_tokens=uncached**2 * load.spread_square,
+        output_tokens=mean(load.output_tokens),
         dispersion=load.dispersion,
     )
