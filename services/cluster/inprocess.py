@@ -175,8 +175,15 @@ class InProcessCluster:
         """Give an order as it is."""
         await self._launcher.order_role(order)
 
-    async def start_worker(self, name: str) -> None:
-        """Start a worker again under its name, as a new process with an empty cache."""
+    async def start_worker(self, name: str, engine: SimulatedSettings | None = None) -> None:
+        """Start a worker again under its name, as a new process with an empty cache.
+
+        Args:
+            name: of the worker.
+            engine: of its engine from now on, as after an upgrade; None leaves it.
+        """
+        if engine is not None:
+            self._worker_settings[name] = replace(self._worker_settings[name], engine=engine)
         worker = self.workers[name] = self._make_worker(name)
         await worker.start()
 

@@ -41,6 +41,7 @@ class Claimant:
         reachable: gateways that are linked to it.
         peer_count: prefill workers that may race for the same task, itself included.
         stalls: what prompts cost those who decode on it.
+        has_reader: whether a decode worker may read KV of its layout.
     """
 
     worker_id: WorkerId
@@ -52,6 +53,7 @@ class Claimant:
     reachable: frozenset[GatewayId]
     peer_count: int
     stalls: Stalls = NOBODY_STALLS
+    has_reader: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +101,8 @@ def order(tasks: Sequence[QueuedTask], claimant: Claimant) -> Take | Drop | Leav
         tasks: everything in the queue; claimed tasks and those of other models are passed over.
         claimant: the worker that has room.
     """
+    if not claimant.has_reader:
+        return Leave(retry_s=None, reason="no decode worker can read KV of this engine's layout")
     best: tuple[tuple[float, ...], Take] | None = None
     retry_s: float | None = None
     rivals = Rivals(

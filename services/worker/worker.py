@@ -161,6 +161,8 @@ class Worker:
             reachable=frozenset(self._links),
             peer_count=self._peers.count,
             stalls=self._stalls(performance),
+            has_reader=Phase.DECODE in self._role.phases
+            or self._peers.can_read(self._info.limits.compatibility),
         )
 
     def _stalls(self, performance: PerformanceModel) -> Stalls:

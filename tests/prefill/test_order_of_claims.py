@@ -199,3 +199,10 @@ def test_the_order_of_the_queue_does_not_matter(
     first = taken(tasks, claimant())
     shuffler.shuffle(tasks)
     assert taken(tasks, claimant()) == first
+
+
+def test_who_writes_kv_that_nobody_reads_claims_nothing() -> None:
+    """Its prompts would be computed for nothing; it looks again later."""
+    left = order([queued("a", waited_s=100.0)], replace(claimant(), has_reader=False))
+    assert isinstance(left, Leave)
+    assert "no decode worker can read" in left.reason

@@ -57,6 +57,8 @@ class SimulatedSettings(
     """End of sequence; the tiny model's. Outside the ordinary range."""
     eos_every_tokens: int = 200
     """One token in so many ends its sequence, on average; 0 never does."""
+    version: str = "1"
+    """Made part of its KV layout: engines of unequal versions refuse each other's KV, as vLLM's do."""
     side_channel_host: str | None = None
     """Address to listen on (UDP) for engines of other processes that end leases here; None: one process."""
 
@@ -105,7 +107,8 @@ class SimulatedSettings(
             context_tokens_max=self.context_tokens_max,
             sequences_max=self.sequences_max,
             step_tokens_max=self.step_tokens_max,
-            compatibility=f"simulated/1 block={self.block_size_tokens} bytes={self.kv_bytes_per_token}",
+            compatibility=f"simulated/{self.version} "
+            f"block={self.block_size_tokens} bytes={self.kv_bytes_per_token}",
         )
 
     def vocabulary(self) -> Vocabulary:
