@@ -106,6 +106,7 @@ class Follower:
         self._now_s = now_s
         self._seen: Seen | None = None
         self._last: Seen | None = None
+        self._written: int | None = None
         self._fault = "not read yet"
         self._changed = asyncio.Event()
 
@@ -137,9 +138,18 @@ class Follower:
             raise TargetUnavailable(f"{self._name}: {self._fault}") from None
         return self._seen
 
-    def wrote(self, scale: Workload) -> None:
-        """Take in the answer to one's own write, before the watch tells of it."""
-        if self._seen is not None:
+    def writes(self, size: int) -> None:
+        """Expect one's own write, which the watch may tell of before it is answered."""
+        self._written = size
+
+    def wrote(self, scale: Workload, version: str) -> None:
+        """Take in the answer to one's own write, unless the watch has told of it or of more.
+
+        Args:
+            scale: the answer.
+            version: that the write replaced.
+        """
+        if self._seen is not None and self._seen.version == version:
             self._seen = self._last = fold_scale(self._seen, scale, self._now_s())
 
     async def run(self) -> None:
@@ -200,7 +210,7 @@ class Follower:
         before, seen = self._last, fold(self._last, found, self._now_s())
         self._seen = self._last = seen
         self._changed.set()
-        if before is not None and before.size != seen.size:
+        if before is not None and before.size != seen.size != self._written:
             log.warning("%s: somebody set %d → %d", self._name, before.size, seen.size)
         if before is not None and before.is_held != seen.is_held:
             log.warning("%s is %s", self._name, "held" if seen.is_held else "no longer held")

@@ -139,6 +139,7 @@ class Kubernetes:
             lease_s = None if self._leadership is None else self._leadership.left_s
             if lease_s is not None and lease_s <= 0.0:
                 return self._not_leading()
+            follower.writes(count)
             try:
                 async with asyncio.timeout(lease_s):
                     scale = await self._put(follower.path, workload.name, seen.version, count)
@@ -146,7 +147,7 @@ class Kubernetes:
                 continue  # a status or an annotation changed; what changed decides
             except TimeoutError:
                 return self._not_leading()
-            follower.wrote(scale)
+            follower.wrote(scale, seen.version)
             return None
         return "changes faster than it can be written"
 
