@@ -219,7 +219,7 @@ async def _until_stopped(cluster: LocalCluster, stop: StopSignal) -> int:
 
 
 async def _until_stopped_on_ray(cluster: "RayCluster", stop: StopSignal) -> int:
-    announce(cluster, f"  Ray         {cluster.dashboard_url}")
+    announce(cluster, f"  Ray         {cluster.whereabouts}")
     return await until_stopped(cluster, stop)
 
 

@@ -64,9 +64,10 @@ class RayCluster:
         self.nats_url = settings.nats.url or ""
 
     @property
-    def dashboard_url(self) -> str:
-        """Ray's dashboard, and below it Serve's REST API; empty when there is none."""
-        return self._session.dashboard_url if self._session else ""
+    def whereabouts(self) -> str:
+        """Where to look at it: Ray's dashboard, which has Serve's REST API too, and the logs on each node."""
+        found = self._session
+        return f"{found.dashboard_url or 'no dashboard'}, logs in {found.logs_folder}" if found else ""
 
     @property
     def http_url(self) -> str:
@@ -91,7 +92,6 @@ class RayCluster:
                 open_session,
                 self.settings.ray,
                 cpus=sum(part.replica_count * part.resources.get("CPU", 0.0) for part in self._planned),
-                folder=None if self._own_folder else self.folder / "ray",
             )
         )
         _check_reach(self.settings, session)

@@ -17,6 +17,7 @@ from services.cluster.local import engine_cores, model_facts
 from services.cluster.plan import ProcessSpec
 from services.cluster.ray.plan import Place, gateway_host, gateway_process, worker_process
 from services.cluster.ray.replica_process import ReplicaProcess
+from services.cluster.ray.session import logs_folder
 from services.cluster.ray.settings import Part
 from services.cluster.settings import ClusterSettings
 from services.domain.errors import ServingError
@@ -79,8 +80,7 @@ class Replica:
 
 def _place(part: Part) -> Place:
     """Ask Ray where this replica is."""
-    replica, runtime = serve.get_replica_context(), ray.get_runtime_context()
-    folder = Path(runtime.get_temp_dir(), runtime.get_session_name(), "logs", "baton")
+    replica, folder = serve.get_replica_context(), logs_folder()
     folder.mkdir(parents=True, exist_ok=True)
     return Place(
         replica_id=replica.replica_id.unique_id,

@@ -36,11 +36,13 @@ class Session:
         is_ours: whether the cluster was started here.
         is_one_machine: whether it has one node, this one.
         dashboard_url: where Serve's REST API is; empty when it has none.
+        logs_folder: where each node has the logs of its replicas' processes.
     """
 
     is_ours: bool
     is_one_machine: bool
     dashboard_url: str
+    logs_folder: str
 
 
 def address_of(settings: RaySettings) -> str | None:
@@ -48,13 +50,20 @@ def address_of(settings: RaySettings) -> str | None:
     return settings.address or os.environ.get(ADDRESS_VARIABLE) or None
 
 
-def open_session(settings: RaySettings, *, cpus: float, folder: Path | None) -> Session:
+def logs_folder() -> Path:
+    """Name the folder for processes of this node: among Ray's own logs, where its dashboard finds them."""
+    import ray
+
+    runtime = ray.get_runtime_context()
+    return Path(runtime.get_temp_dir(), runtime.get_session_name(), "logs", "baton")
+
+
+def open_session(settings: RaySettings, *, cpus: float) -> Session:
     """Connect to the cluster, or start one; blocks for seconds.
 
     Args:
         settings: which cluster.
         cpus: that its first replicas need.
-        folder: where Ray keeps its own files, for a cluster of our own; None leaves it to Ray.
 
     Raises:
         ConfigurationInvalid: there is no such cluster, or Ray could not be started.
@@ -77,7 +86,7 @@ def open_session(settings: RaySettings, *, cpus: float, folder: Path | None) -> 
                 dashboard_port=settings.local_dashboard_port,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
-                _temp_dir=None if folder is None else str(folder),
+                _temp_dir=settings.local_folder,
             )
     except (OSError, RuntimeError, ValueError) as error:
         raise ConfigurationInvalid(
@@ -89,6 +98,7 @@ def open_session(settings: RaySettings, *, cpus: float, folder: Path | None) -> 
         is_ours=address is None,
         is_one_machine=len(nodes) == 1 and not is_client,
         dashboard_url=f"http://{context.dashboard_url}" if context.dashboard_url else "",
+        logs_folder=str(logs_folder()),
     )
 
 

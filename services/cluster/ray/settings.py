@@ -62,6 +62,10 @@ class RaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """Port of the dashboard, and so of Serve's REST API, of a cluster started on this machine; 0 takes a free
     one."""
 
+    local_folder: str | None = None
+    """Where a cluster started on this machine keeps sockets and logs: a short path. None leaves it to Ray,
+    which takes `ray` in the system's temporary folder."""
+
     def __post_init__(self) -> None:
         """Refuse a worker that needs nothing of any node.
 
