@@ -87,6 +87,14 @@ class Cluster:
         """Requests that have all their tokens."""
         return self.journeys.ended_count
 
+    def resize(self, worker_count: int) -> None:
+        """Let only the first so many workers get anything new; the others finish what they have.
+
+        Args:
+            worker_count: at least 1, at most those that the cluster was made with.
+        """
+        self._fleet.worker_count = worker_count
+
     def forward(self, duration_s: float) -> None:
         """Let time pass in which nothing happens, after a replay."""
         self._agenda.now_s += duration_s

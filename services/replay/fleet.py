@@ -21,12 +21,9 @@ class PresentFleet:
         """Look at these workers."""
         self.now_s = 0.0
         self.timing = timing
+        self.worker_count = len(workers)
+        """Workers that may get something new, numbered from 0; those beyond finish what they have."""
         self._workers = workers
-
-    @property
-    def worker_count(self) -> int:
-        """Workers, numbered from 0."""
-        return len(self._workers)
 
     def state(self, worker: int) -> WorkerState:
         """Look at a worker."""
@@ -66,8 +63,8 @@ class LateFleet:
 
     @property
     def worker_count(self) -> int:
-        """Workers, numbered from 0."""
-        return len(self._workers)
+        """Workers that may get something new, numbered from 0."""
+        return self._fleet.worker_count
 
     def note_status(self) -> None:
         """Take a new status of every worker."""

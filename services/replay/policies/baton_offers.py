@@ -58,7 +58,8 @@ def make_offer(fleet: Fleet, job: Job, now_s: float, last: Offer | None = None) 
         now_s: the moment.
         last: its last offer, which is returned while it is fresh.
     """
-    if last is not None and now_s - last.at_s <= OFFER_AGE_S:
+    is_whole = last is not None and len(last.prefill_s) == fleet.worker_count
+    if last is not None and is_whole and now_s - last.at_s <= OFFER_AGE_S:
         return last
     timing = fleet.timing
     leading = [fleet.overlap_blocks(worker, job.block_names) for worker in range(fleet.worker_count)]
