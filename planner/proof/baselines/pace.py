@@ -39,7 +39,8 @@ class Pace:
 def pace(demand: Demand, engine: Engine, slo: Slo) -> Pace:
     """Tell what a worker carries of such requests."""
     model = engine.performance
-    uncached, context = max(1, round(demand.uncached_tokens)), demand.prompt_tokens + demand.output_tokens
+    uncached = max(1, round(demand.uncached_tokens))
+    context = max(1.0, demand.prompt_tokens + demand.output_tokens)
     cached = max(0, round(demand.prompt_tokens) - uncached)
     chunk_s = model.chunk_s(PrefillChunk(new_tokens=uncached, context_tokens=cached))
     each_s = model.decode_sequence_s + model.decode_context_token_s * context
