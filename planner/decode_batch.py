@@ -20,7 +20,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.load import Array, Engine, Load, upper_tail
+from planner.load import Array, Engine, ExpectedLoad, upper_tail
 
 _GRID = 32
 """Batches for which the step time is computed; between them it is interpolated."""
@@ -56,7 +56,7 @@ class DecodeCurve:
     batch_max: float
 
 
-def decode_curve(engine: Engine, load: Load) -> DecodeCurve:
+def decode_curve(engine: Engine, load: ExpectedLoad) -> DecodeCurve:
     """Compute the curve of an engine at a load's context, to three digits."""
     variation = max(0.0, load.uncached_square_tokens / max(1.0, load.uncached_tokens) ** 2 - 1.0)
     return _curve(engine, float(f"{max(1.0, load.context_tokens):.3g}"), float(f"{variation:.2g}"))

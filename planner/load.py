@@ -32,7 +32,7 @@ class Engine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Load:
+class ExpectedLoad:
     """Requests at one moment, as expected.
 
     Attributes:

@@ -14,7 +14,7 @@ from planner.arranging import Arrangement, Arranger, Wanted
 from planner.decision import Decision, PoolOrder
 from planner.forecasting import Forecast, Forecaster
 from planner.kinds import Worths, worths
-from planner.load import Engine, Load
+from planner.load import Engine, ExpectedLoad
 from planner.observation import Backlog, Demand, Observation
 from planner.settings import PlannerSettings
 from planner.shaping import Shape, engine_of, load_of, shape_of
@@ -211,7 +211,7 @@ class Planner:
         excess_s = sizing.prefill_work_s(backlog.waiting_tokens) - needs.prefill * sizing.slo.ttft_s
         return max(0.0, excess_s / self._settings.look_s)
 
-    def _worths(self, engines: dict[str, Engine], load: Load) -> Worths:
+    def _worths(self, engines: dict[str, Engine], load: ExpectedLoad) -> Worths:
         if len(engines) == 1:
             return _plain_worths(self._settings)
         slo, rates = self._settings.targets.slo, {}

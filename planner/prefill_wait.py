@@ -26,7 +26,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from planner.load import Array, Engine, Load, upper_tail
+from planner.load import Array, Engine, ExpectedLoad, upper_tail
 from services.domain.performance import PrefillChunk
 
 _EDGES = np.array([0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.996, 0.999, 1.0])
@@ -66,7 +66,7 @@ class PrefillCosts:
     spread_log: float
 
 
-def prefill_costs(engine: Engine, load: Load) -> PrefillCosts:
+def prefill_costs(engine: Engine, load: ExpectedLoad) -> PrefillCosts:
     """Say what the prompts of a load cost."""
     performance, most = engine.performance, engine.step_tokens_max
     mean = max(1.0, load.uncached_tokens)
@@ -92,7 +92,7 @@ def prefill_costs(engine: Engine, load: Load) -> PrefillCosts:
     )
 
 
-def alone_within_s(engine: Engine, load: Load, costs: PrefillCosts, share: float) -> float:
+def alone_within_s(engine: Engine, load: ExpectedLoad, costs: PrefillCosts, share: float) -> float:
     """Say within which time so large a share of prompts is computed if none ever waits, s."""
     z = NormalDist().inv_cdf(share)
     tokens = max(1, round(costs.median_tokens * math.exp(costs.spread_log * z)))

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 
 from planner.forecasting import Forecast
-from planner.load import Engine, Load
+from planner.load import Engine, ExpectedLoad
 from planner.observation import Attainment, Backlog, Demand
 from planner.settings import KindSettings
 
@@ -57,13 +57,13 @@ def shape_of(demand: Demand, backlog: Backlog) -> Shape:
     )
 
 
-def load_of(forecast: Forecast, shape: Shape) -> Load:
+def load_of(forecast: Forecast, shape: Shape) -> ExpectedLoad:
     """Make the load of a forecast."""
     rate = max(forecast.requests_per_s, 1e-9)
     uncached = max(1.0, forecast.prefill_tokens_per_s / rate)
     output = max(1.0, forecast.decode_tokens_per_s / rate)
     prompt = uncached + shape.cached_tokens
-    return Load(
+    return ExpectedLoad(
         requests_per_s=forecast.requests_per_s,
         spread_frac=forecast.spread_frac,
         prompt_tokens=prompt,

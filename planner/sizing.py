@@ -21,7 +21,7 @@ from itertools import product
 import numpy as np
 
 from planner.decode_batch import decode_curve, late_decode, settle
-from planner.load import Array, Engine, Load, scenarios
+from planner.load import Array, Engine, ExpectedLoad, scenarios
 from planner.prefill_wait import alone_within_s, late_prefill, prefill_costs
 from services.domain.slo import Slo
 
@@ -63,7 +63,7 @@ NOTHING = Needs(prefill=0, decode=0)
 class Sizing:
     """One load on one engine."""
 
-    def __init__(self, engine: Engine, load: Load, slo: Slo, *, spills: bool) -> None:
+    def __init__(self, engine: Engine, load: ExpectedLoad, slo: Slo, *, spills: bool) -> None:
         """Prepare.
 
         Args:

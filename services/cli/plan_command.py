@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from planner.load import Engine, Load
+from planner.load import Engine, ExpectedLoad
 from planner.loop import Entry
 from planner.process_settings import PlannerProcessSettings
 from planner.settings import KindSettings, PlannerSettings
@@ -179,7 +179,7 @@ def _plan(options: argparse.Namespace, settings: PlannerSettings, kind: KindSett
             key = f"--{name.replace('_', '-')}"
             raise ConfigurationInvalid(key=key, message=f"{key}: must be given and greater than 0 for a load")
     uncached = max(1.0, options.prompt_tokens - options.cached_tokens)
-    load = Load(
+    load = ExpectedLoad(
         requests_per_s=options.requests_per_s,
         prompt_tokens=options.prompt_tokens,
         uncached_tokens=uncached,

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from planner.decision import Decision
-from planner.load import Engine, Load
+from planner.load import Engine, ExpectedLoad
 from planner.observation import Attainment, Backlog, Demand, Observation, PoolState
 from planner.planner import Planner
 from planner.settings import KindSettings, LimitSettings, PlannerSettings, RoleLimits, TargetSettings
@@ -33,9 +33,9 @@ def load(
     output_tokens: float = 211.0,
     spread_frac: float = 0.02,
     dispersion: float = 1.0,
-) -> Load:
+) -> ExpectedLoad:
     """A load of chat requests."""
-    return Load(
+    return ExpectedLoad(
         requests_per_s=requests_per_s,
         spread_frac=spread_frac,
         prompt_tokens=prompt_tokens,
