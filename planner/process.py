@@ -28,6 +28,8 @@ from planner.process_settings import (
 from planner.sight import Observer
 from planner.targets.dry_run import DryRun
 from planner.targets.kubernetes.target import Kubernetes
+from planner.targets.local import Local
+from planner.targets.local_settings import LocalSettings
 from planner.targets.port import Target
 from planner.targets.ray import RayServe
 from planner.targets.ray_settings import RayServeSettings
@@ -36,6 +38,7 @@ from services.domain.errors import ServingError
 from services.runtime.clock import LoopClock
 from services.runtime.lifecycle import StopSignal, die_with_parent
 from services.runtime.metrics import Meters
+from services.runtime.ports_file import write_ports
 from services.runtime.probe import Probe
 from services.runtime.tasks import first_of
 from services.runtime.telemetry import start_logging
@@ -61,6 +64,8 @@ async def _run(settings: PlannerProcessSettings) -> int:
                 port = probe.serve(settings.metrics_host, settings.metrics_port)
                 stack.callback(probe.close)
                 log.info("metrics on port %d", port)
+                if settings.ports_file is not None:
+                    write_ports(Path(settings.ports_file), (port,))
             loop = await open_loop(settings, stack, meters)
             if settings.decisions_file is not None:
                 journal = Journal(Path(settings.decisions_file), bytes_max=settings.decisions_bytes_max)
@@ -139,6 +144,9 @@ def _target(
                 real = Kubernetes(msgspec.structs.replace(kubernetes, lease=None), now_s=clock.now_s)
                 return DryRun(real.pools, close=real.close)
             return Kubernetes(kubernetes, now_s=clock.now_s)
+        case LocalSettings() as local:
+            launched = Local(local)
+            return DryRun(launched.pools, close=launched.close) if is_dry else launched
         case RayServeSettings() as ray:
             serve = RayServe(ray, now_s=clock.now_s)
             return DryRun(serve.pools, close=serve.close) if is_dry else serve

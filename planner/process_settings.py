@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from planner.settings import PlannerSettings
+from planner.targets.local_settings import LocalSettings
 from planner.targets.ray_settings import RayServeSettings
 from services.bus.settings import BusSettings
 from services.domain.errors import ConfigurationInvalid
@@ -182,7 +183,7 @@ class PlannerProcessSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=
     observe: GatewaysSettings | PrometheusSettings = GatewaysSettings()
     """Where it sees demand."""
 
-    target: DryRunSettings | KubernetesSettings | RayServeSettings = DryRunSettings()
+    target: DryRunSettings | KubernetesSettings | LocalSettings | RayServeSettings = DryRunSettings()
     """What it scales."""
 
     decisions_file: str | None = None
@@ -197,6 +198,9 @@ class PlannerProcessSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=
     metrics_host: str = "127.0.0.1"
     """Address to listen on for them."""
 
+    ports_file: str | None = None
+    """Where the chosen metrics port is written as a JSON list, for whoever asked for port 0."""
+
     log_format: LogFormat = LogFormat.TEXT
     """How log lines look."""
 
@@ -209,6 +213,10 @@ class PlannerProcessSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=
         Raises:
             ConfigurationInvalid: names the key.
         """
+        if isinstance(self.target, LocalSettings) and self.planner.kind_named(self.target.kind) is None:
+            raise ConfigurationInvalid(
+                key="target.kind", message=f"target.kind: planner.kinds has no kind {self.target.kind!r}"
+            )
         match self.target:
             case KubernetesSettings(workloads=pools):
                 key, pool_word = "target.workloads", "workload"

@@ -9,12 +9,14 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+import msgspec
+
 from services.cli.output import console, stderr
 from services.cluster.local import LocalCluster, Progress
 from services.cluster.ray.installed import require_ray
 from services.cluster.running import Cluster
-from services.cluster.settings import ClusterSettings
-from services.domain.errors import EngineFailed
+from services.cluster.settings import ClusterSettings, LauncherSettings
+from services.domain.errors import ConfigurationInvalid, EngineFailed
 from services.runtime.lifecycle import StopSignal
 from services.runtime.settings import parse, read_yaml
 from services.runtime.tasks import first_of
@@ -29,12 +31,15 @@ examples:
   baton up --both 2                                     two soft-roled workers
   baton up --config cluster.yaml --http-port 8080       flags win over the file
   baton up --http-port 0 --grpc-port 0                  free ports, so that clusters run side by side
+  baton up --plan                                       a planner starts, turns and lets workers go
+  baton up --plan planner.yaml --engine simulated       with targets and limits of your own
   baton up --on ray                                     the same parts on a Ray cluster started here
   baton up --on ray --address auto --nats-url nats://10.0.0.5:4222 --config cluster.yaml
                                                         on a Ray cluster that is there
 """
 
 NOTHING = 0
+DEFAULT_PLAN = ""
 
 C = TypeVar("C", bound=Cluster)
 
@@ -50,6 +55,19 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_cluster_options(command)
+    command.add_argument(
+        "--plan",
+        nargs="?",
+        const=DEFAULT_PLAN,
+        metavar="FILE",
+        help="have a planner scale the pools, with these settings; see docs/planner.md",
+    )
+    command.add_argument(
+        "--launcher-port",
+        type=int,
+        metavar="PORT",
+        help="where `baton scale` and planners order (default: 8002)",
+    )
     add_place(command)
     command.set_defaults(run=run)
 
@@ -99,6 +117,7 @@ _FLAGS: dict[str, tuple[str, ...]] = {
     "grpc_port": ("edge", "grpc_port"),
     "nats_url": ("nats", "url"),
     "run_folder": ("run_folder",),
+    "launcher_port": ("launcher", "port"),
     "address": ("ray", "address"),
 }
 
@@ -142,6 +161,8 @@ def _set(values: dict[str, object], keys: tuple[str, ...], value: object) -> Non
 def run(options: argparse.Namespace) -> int:
     """Run the subcommand."""
     settings = read_settings(options)
+    if options.plan is not None:
+        return _run_planned(settings, options)
     if options.on == "local":
         return asyncio.run(with_cluster(lambda: LocalCluster(settings), _until_stopped))
     require_ray()
@@ -149,6 +170,26 @@ def run(options: argparse.Namespace) -> int:
     from services.cluster.ray.deployed import RayCluster
 
     return asyncio.run(with_cluster(lambda: RayCluster(settings), _until_stopped_on_ray))
+
+
+def _run_planned(settings: ClusterSettings, options: argparse.Namespace) -> int:
+    if options.on != "local":
+        raise ConfigurationInvalid(
+            key="--plan", message="--plan: for a cluster on this machine; on Ray run `baton planner`"
+        )
+    # A planner's forecasts need more than any other command imports.
+    from services.cli.planning import planner_process, read_plan
+
+    scaled = msgspec.structs.replace(settings, launcher=settings.launcher or LauncherSettings())
+    planned = read_plan(Path(options.plan) if options.plan else None, scaled)
+
+    async def work(cluster: LocalCluster, stop: StopSignal) -> int:
+        spec = planner_process(cluster, planned, parent_pid=os.getpid())
+        cluster.run_beside(spec)
+        announce(cluster, f"  planner     {cluster.folder}/{spec.name}.log\n  logs        {cluster.folder}")
+        return await until_stopped(cluster, stop)
+
+    return asyncio.run(with_cluster(lambda: LocalCluster(scaled), work))
 
 
 async def with_cluster(make: Callable[[], C], work: Callable[[C, StopSignal], Awaitable[int]]) -> int:
@@ -270,6 +311,8 @@ def announce(cluster: Cluster, more: str) -> None:
     console.print(f"  gRPC        {cluster.grpc_address}")
     for other in cluster.addresses[1:]:
         console.print(f"  one more    {other.http_url}/v1, gRPC {other.grpc_address}")
+    if isinstance(cluster, LocalCluster) and cluster.launcher_url:
+        console.print(f"  launcher    {cluster.launcher_url}")
     console.print(more, soft_wrap=True)
     url = "" if cluster.http_url.endswith(":8000") else f" --url {cluster.http_url}"
     console.print("try, in another terminal (Ctrl-C here stops everything):")

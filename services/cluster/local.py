@@ -23,10 +23,12 @@ from services import tinymodel
 from services.bus.embedded import EmbeddedNats
 from services.bus.settings import LOOPBACK, EmbeddedSettings
 from services.cluster.nats_process import NatsProcess
-from services.cluster.plan import ModelFacts, plan, worker_names
+from services.cluster.plan import ModelFacts, ProcessSpec, plan, worker_names, worker_of, worker_process
 from services.cluster.processes import Child, Children
-from services.cluster.settings import ClusterSettings
-from services.cluster.supervisor import Supervisor, Watched
+from services.cluster.roster import Member
+from services.cluster.scaling import Scaling
+from services.cluster.settings import ClusterSettings, LauncherSettings
+from services.cluster.supervisor import Supervisor
 from services.domain.errors import ConfigurationInvalid, EngineFailed
 
 POLL_S = 0.1
@@ -90,6 +92,13 @@ class LocalCluster:
         self._nats: EmbeddedNats | None = None
         self._children = Children(self.folder)
         self._force = asyncio.Event()
+        self._listener: Callable[[str], None] | None = None
+        self._supervisor = Supervisor(
+            settings.supervision,
+            start_timeout_s=settings.start_timeout_s,
+            tell=self._say,
+        )
+        self._scaling = Scaling()
         self.addresses: tuple[GatewayAddress, ...] = ()
         """Of all gateways, the first one first; known once the cluster has started."""
         self.nats_url = settings.nats.url or ""
@@ -122,6 +131,40 @@ class LocalCluster:
         ):
             await self._children.start(spec)
         await self._wait_ready(report)
+        is_scaled = self.settings.launcher is not None
+        for child in self._children.all():
+            if not (is_scaled and child.spec.command == "worker"):
+                self._supervisor.watch(child)
+        if self._nats is not None:
+            self._supervisor.watch(NatsProcess(self._nats, self.folder / NATS_LOG))
+        if self.settings.launcher is not None:
+            await self._open_scaling(self.settings.launcher, model)
+
+    async def _open_scaling(self, settings: LauncherSettings, model: ModelFacts) -> None:
+        bus = self.settings.nats.connection(
+            self.nats_url, namespace=self.settings.name, limits=self.settings.bus
+        )
+
+        def describe(member: Member) -> ProcessSpec:
+            worker = worker_of(
+                self.settings,
+                worker_id=member.name,
+                phases=member.role,
+                index=member.seat,
+                model=model,
+                cores=engine_cores(),
+            )
+            return worker_process(self.settings, (worker,), bus, str(self.folder), os.getpid())
+
+        await self._scaling.open(
+            settings,
+            bus,
+            children=self._children,
+            supervisor=self._supervisor,
+            roles=worker_names(self.settings),
+            describe=describe,
+            tell=self._say,
+        )
 
     @property
     def http_url(self) -> str:
@@ -132,6 +175,11 @@ class LocalCluster:
     def grpc_address(self) -> str:
         """Where the first gateway answers gRPC."""
         return self.addresses[0].grpc_address
+
+    @property
+    def launcher_url(self) -> str:
+        """Where workers are ordered; empty where the pools stay as they are."""
+        return self._scaling.url
 
     async def _wait_ready(self, report: Callable[[Progress], None]) -> None:
         loop = asyncio.get_running_loop()
@@ -203,13 +251,17 @@ class LocalCluster:
         Returns:
             Which process died too often, why, and the end of its log; empty when all ended in order.
         """
-        watched: list[Watched] = list(self._children.all())
-        if self._nats is not None:
-            watched.append(NatsProcess(self._nats, self.folder / NATS_LOG))
-        supervisor = Supervisor(
-            self.settings.supervision, watched, start_timeout_s=self.settings.start_timeout_s, tell=tell
-        )
-        return await supervisor.run()
+        self._listener = tell
+        return await self._supervisor.run()
+
+    def run_beside(self, spec: ProcessSpec) -> None:
+        """Have one more process started and kept running; that it dies too often ends nothing else."""
+        child = self._children.add(spec)
+        self._supervisor.add(child, is_running=False, gone=lambda: self._children.forget(child))
+
+    def _say(self, text: str) -> None:
+        if self._listener is not None:
+            self._listener(text)
 
     def force(self) -> None:
         """Do not wait any longer for an orderly stop."""
@@ -217,6 +269,8 @@ class LocalCluster:
 
     async def stop(self, *, keep_logs: bool) -> tuple[str, ...]:
         """End everything; returns the names of processes that had to be killed."""
+        await self._supervisor.close()
+        await self._scaling.close()
         killed = await self._children.stop(self.settings.stop_timeout_s, force=self._force)
         if self._nats is not None:
             await self._nats.stop()

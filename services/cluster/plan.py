@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from services.bus.settings import LOOPBACK, BusSettings
+from services.cluster.roster import worker_name
 from services.cluster.settings import ClusterSettings, EngineKind
 from services.domain.worker import Phase
 from services.engine.simulated.settings import SimulatedSettings
@@ -52,8 +53,15 @@ class ModelFacts:
 
 
 def worker_names(settings: ClusterSettings) -> tuple[tuple[str, tuple[Phase, ...]], ...]:
-    """Names and phases of all workers, prefill first."""
+    """Names and phases of all workers, prefill first; what may be turned is not named by its role."""
     pools = settings.pools
+    if settings.launcher is not None:
+        roles = (
+            *[(Phase.PREFILL,)] * pools.prefill,
+            *[(Phase.DECODE,)] * pools.decode,
+            *[(Phase.DECODE, Phase.PREFILL)] * pools.both,
+        )
+        return tuple((worker_name(index), role) for index, role in enumerate(roles))
     return (
         *((f"prefill-{i}", (Phase.PREFILL,)) for i in range(pools.prefill)),
         *((f"decode-{i}", (Phase.DECODE,)) for i in range(pools.decode)),
@@ -84,9 +92,10 @@ def plan(
     """
     bus = settings.nats.connection(nats_url, namespace=settings.name, limits=settings.bus)
     workers = workers_of(settings, model=model, cores=cores)
-    groups = [(w,) for w in workers] if settings.engine is EngineKind.VLLM else [workers]
+    is_alone = settings.engine is EngineKind.VLLM or settings.launcher is not None
+    groups = [(worker,) for worker in workers] if is_alone else [workers]
     return (
-        *(_worker(settings, group, bus, folder, parent_pid) for group in groups),
+        *(worker_process(settings, group, bus, folder, parent_pid) for group in groups),
         *_router(settings, bus, router_address, folder, parent_pid),
         *_gateways(settings, bus, model, router_address=router_address, folder=folder, parent_pid=parent_pid),
     )
@@ -137,6 +146,13 @@ def worker_of(
     )
 
 
+def turned(spec: ProcessSpec, phases: tuple[Phase, ...]) -> ProcessSpec:
+    """Have a process of one worker start in another role from now on."""
+    own = msgspec.json.decode(spec.settings, type=WorkerProcessSettings)
+    workers = tuple(msgspec.structs.replace(worker, phases=phases) for worker in own.workers)
+    return replace(spec, settings=dump_json(msgspec.structs.replace(own, workers=workers)))
+
+
 def pinned(spec: ProcessSpec, ports: tuple[int, ...]) -> ProcessSpec:
     """Have a process take the ports again that it got: clients know those of a gateway.
 
@@ -151,9 +167,18 @@ def pinned(spec: ProcessSpec, ports: tuple[int, ...]) -> ProcessSpec:
     return replace(spec, settings=dump_json(msgspec.structs.replace(own, edge=edge)))
 
 
-def _worker(
+def worker_process(
     settings: ClusterSettings, group: tuple[WorkerSettings, ...], bus: BusSettings, folder: str, parent: int
 ) -> ProcessSpec:
+    """Describe a process of workers.
+
+    Args:
+        settings: of the cluster.
+        group: one worker, or several simulated ones.
+        bus: how NATS is reached.
+        folder: where it writes its ports.
+        parent: process with which it ends.
+    """
     name = group[0].worker_id if len(group) == 1 else "workers"
     own = WorkerProcessSettings(
         workers=group,
@@ -234,7 +259,12 @@ def _engine(
     match settings.engine:
         case EngineKind.SIMULATED:
             return msgspec.structs.replace(
-                settings.simulated, vocabulary_size=model.vocabulary_size, eos_token_id=model.eos_token_id
+                settings.simulated,
+                # engines of other processes are reached by their side channel alone
+                side_channel_host=settings.simulated.side_channel_host
+                or (None if settings.launcher is None else LOOPBACK),
+                vocabulary_size=model.vocabulary_size,
+                eos_token_id=model.eos_token_id,
             )
         case EngineKind.VLLM:
             own = (

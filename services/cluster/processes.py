@@ -56,6 +56,11 @@ class Child:
         return None if self._process is None else self._process.returncode
 
     @property
+    def runs(self) -> bool:
+        """Whether it was started and did not end."""
+        return self._process is not None and self._process.returncode is None
+
+    @property
     def ports(self) -> tuple[int, ...] | None:
         """Ports it told; None as long as it did not."""
         return read_ports(self._ports_file)
@@ -109,7 +114,7 @@ class Child:
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal, if it runs."""
-        if self._process is not None and self._process.returncode is None:
+        if self._process is not None and self.runs:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(number)
 
@@ -138,10 +143,19 @@ class Children:
 
     async def start(self, spec: ProcessSpec) -> Child:
         """Start a process; its settings and log go to the run folder."""
-        child = Child(spec, self._folder, self._http)
-        self._children.append(child)
+        child = self.add(spec)
         await child.start()
         return child
+
+    def add(self, spec: ProcessSpec) -> Child:
+        """Describe a process that somebody else starts."""
+        child = Child(spec, self._folder, self._http)
+        self._children.append(child)
+        return child
+
+    def forget(self, child: Child) -> None:
+        """Leave out a process that ended for good; its log stays."""
+        self._children.remove(child)
 
     def all(self) -> tuple[Child, ...]:
         """All processes, in the order of their start."""
@@ -171,14 +185,14 @@ class Children:
 
 
 async def _stop_group(group: list[Child], timeout_s: float, force: asyncio.Event) -> list[str]:
-    running = [c for c in group if c.exit_code is None]
+    running = [c for c in group if c.runs]
     for child in running:
         child.signal(signal.SIGTERM)
     ended = asyncio.gather(*(c.wait() for c in running))
     forced = asyncio.ensure_future(force.wait())
     await first_of(ended, forced, timeout_s=timeout_s)
     forced.cancel()
-    late = [c for c in running if c.exit_code is None]
+    late = [c for c in running if c.runs]
     for child in late:
         child.kill()
     await ended

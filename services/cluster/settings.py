@@ -4,10 +4,11 @@ Comes in: one file, or nothing. Goes out: a frozen struct from which every proce
 """
 
 from enum import StrEnum
+from typing import Annotated
 
 import msgspec
 
-from services.bus.settings import BusLimits, BusSettings, TlsSettings
+from services.bus.settings import LOOPBACK, BusLimits, BusSettings, TlsSettings
 from services.cluster.ray.settings import RaySettings
 from services.cluster.supervision import SupervisionSettings
 from services.domain.errors import ConfigurationInvalid
@@ -126,6 +127,20 @@ class NatsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         )
 
 
+class LauncherSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where workers are started, turned and let go while the cluster runs."""
+
+    host: str = LOOPBACK
+    """Address to listen on. Whoever reaches it may scale the cluster."""
+
+    port: int = 8002
+    """Its port; 0 takes a free one."""
+
+    drain_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 90.0
+    """Longest wait for a worker that was let go before it is killed; seconds. Above the time that it gives
+    its own requests (60 s)."""
+
+
 class ClusterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A cluster on this machine."""
 
@@ -155,6 +170,11 @@ class ClusterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     router: RouterSettings = RouterSettings()
     prefill: PrefillSettings = PrefillSettings()
     supervision: SupervisionSettings = SupervisionSettings()
+
+    launcher: LauncherSettings | None = None
+    """Lets workers be started, turned and let go while the cluster runs, by `baton scale` and by a planner
+    (`baton up --plan`); each worker is then a process of its own. None: the pools stay as they are."""
+
     ray: RaySettings = RaySettings()
 
     gateways: int = 1

@@ -7,7 +7,7 @@ Not here: what is decided (`services.cluster.supervision`), what a process is (`
 
 import asyncio
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, assert_never
@@ -73,7 +73,7 @@ class Supervisor:
     def __init__(
         self,
         settings: SupervisionSettings,
-        watched: Sequence[Watched],
+        watched: Sequence[Watched] = (),
         *,
         start_timeout_s: float,
         tell: Callable[[str], None],
@@ -82,14 +82,17 @@ class Supervisor:
 
         Args:
             settings: bounds.
-            watched: processes that serve now.
+            watched: processes that serve now; more are given to `watch` and `add`.
             start_timeout_s: longest wait until one that was started again serves, seconds.
             tell: called with a line about each end and each return.
         """
         self._settings = settings
-        self._watched = tuple(watched)
         self._start_timeout_s = start_timeout_s
         self._tell = tell
+        self._keepers: dict[asyncio.Task[str], Callable[[], None] | None] = {}
+        self._released: set[str] = set()
+        self._change = asyncio.Event()
+        self._watched = list(watched)
 
     async def run(self) -> str:
         """Watch until one process dies too often, or none is left.
@@ -98,25 +101,64 @@ class Supervisor:
             What the operator has to know: which process, why, the end of its log; empty when all ended in
             order.
         """
-        keepers = [asyncio.ensure_future(self._keep(process)) for process in self._watched]
+        for process in self._watched:
+            self._begin(self._keep(process, is_running=True), None)
         try:
-            for keeper in asyncio.as_completed(keepers):
-                failure = await keeper
-                if failure:
-                    return failure
+            while self._keepers:
+                await self._change.wait()
+                self._change.clear()
+                for keeper in [keeper for keeper in self._keepers if keeper.done()]:
+                    gone, failure = self._keepers.pop(keeper), keeper.result()
+                    if gone is not None:
+                        gone()
+                        if failure:
+                            self._tell(f"{failure}\nthe others go on")
+                    elif failure:
+                        return failure
             return ""
         finally:
-            for keeper in keepers:
-                keeper.cancel()
-            await asyncio.gather(*keepers, return_exceptions=True)
+            await self.close()
 
-    async def _keep(self, process: Watched) -> str:
+    async def close(self) -> None:
+        """Watch nobody any more; idempotent."""
+        keepers = tuple(self._keepers)
+        for keeper in keepers:
+            keeper.cancel()
+        await asyncio.gather(*keepers, return_exceptions=True)
+
+    def watch(self, process: Watched) -> None:
+        """Keep one more process running that serves now, once `run` runs; without it the others end too."""
+        self._watched.append(process)
+
+    def add(self, process: Watched, *, is_running: bool, gone: Callable[[], None]) -> None:
+        """Keep one more process running from now on; when it dies too often the others go on without it.
+
+        Args:
+            process: not known yet.
+            is_running: whether it serves already; otherwise it is started.
+            gone: called when it ended for good, while `run` runs.
+        """
+        self._begin(self._keep(process, is_running=is_running), gone)
+
+    def release(self, process: Watched) -> None:
+        """Let a process that was added end, however it does."""
+        self._released.add(process.name)
+
+    def _begin(self, keeping: Coroutine[None, None, str], gone: Callable[[], None] | None) -> None:
+        keeper = asyncio.ensure_future(keeping)
+        self._keepers[keeper] = gone
+        keeper.add_done_callback(lambda _: self._change.set())
+
+    async def _keep(self, process: Watched, *, is_running: bool) -> str:
         """Keep one process running; returns why that ended, empty when it ended in order."""
         loop = asyncio.get_running_loop()
         restarts_s: tuple[float, ...] = ()
-        ending = await self._until_ended(process)
+        ending = await (self._until_ended(process) if is_running else self._start(process, again=False))
         while True:
             process.kill()  # what it started may have outlived it
+            if process.name in self._released:
+                self._tell(f"{process.name} {ending.cause}, as it was asked to")
+                return ""
             verdict = decide(
                 ending.exit_code, restarts_s=restarts_s, now_s=loop.time(), settings=self._settings
             )
@@ -130,17 +172,21 @@ class Supervisor:
                     restarts_s = verdict.restarts_s
                     self._tell(f"{process.name} {ending.cause}; starting it again in {after_s:g} s")
                     await asyncio.sleep(after_s)
-                    ending = await self._start_again(process)
+                    ending = await self._start(process, again=True)
                 case _:
                     assert_never(verdict)
 
-    async def _start_again(self, process: Watched) -> _Ending:
-        """Start a process and watch it to its end."""
+    async def _start(self, process: Watched, *, again: bool) -> _Ending:
+        """Start a process, or start it again, and watch it to its end."""
         began_s = asyncio.get_running_loop().time()
+        if process.name in self._released:
+            return _Ending(exit_code=0, cause="was not started")
         try:
             await process.start()
         except ServingError as error:
-            return _Ending(exit_code=1, cause=f"could not be started again: {error}")
+            return _Ending(exit_code=1, cause=f"could not be started{' again' if again else ''}: {error}")
+        if process.name in self._released:
+            return await _killed(process, "was let go before it served")
         ended = asyncio.ensure_future(process.wait())
         try:
             async with asyncio.timeout(self._start_timeout_s):
@@ -151,7 +197,8 @@ class Supervisor:
         finally:
             ended.cancel()
         if not ended.done():
-            self._tell(f"{process.name} is back after {asyncio.get_running_loop().time() - began_s:.1f} s")
+            took_s = asyncio.get_running_loop().time() - began_s
+            self._tell(f"{process.name} is {'back' if again else 'ready'} after {took_s:.1f} s")
         return await self._until_ended(process)
 
     async def _until_ended(self, process: Watched) -> _Ending:

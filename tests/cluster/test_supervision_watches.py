@@ -178,3 +178,58 @@ def test_what_was_drained_stays_away() -> None:
         assert not process.starts
 
     assert watch(story) == ["decode-0 ended in order; it stays away"]
+
+
+def test_what_is_added_may_die_for_good_without_the_others() -> None:
+    """It is started, replaced as often as any other, then given up; the first process goes on."""
+    told: list[str] = []
+    gone: list[str] = []
+
+    async def play() -> None:
+        process, added = ActedProcess(), ActedProcess("worker-7")
+        supervisor = Supervisor(SETTINGS, [process], start_timeout_s=START_TIMEOUT_S, tell=told.append)
+        running = asyncio.ensure_future(supervisor.run())
+        supervisor.add(added, is_running=False, gone=lambda: gone.append(added.name))
+        await asyncio.sleep(START_S + 1)
+        assert told == ["worker-7 is ready after 5.0 s"]
+        for _ in range(SETTINGS.restarts_max + 1):
+            added.end(1)
+            await asyncio.sleep(20)
+        assert (gone, added.starts) == (["worker-7"], 1 + SETTINGS.restarts_max)
+        assert "started again 3 times" in told[-1]
+        assert not running.done()
+        running.cancel()
+        await asyncio.wait({running})
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    run_virtual(play())
+
+
+def test_what_is_let_go_is_not_replaced() -> None:
+    """Whether it ends in order, is killed, or was about to be started again."""
+
+    async def play(moment: str) -> tuple[int, list[str]]:
+        told: list[str] = []
+        gone: list[str] = []
+        added = ActedProcess("worker-7")
+        supervisor = Supervisor(SETTINGS, [ActedProcess()], start_timeout_s=START_TIMEOUT_S, tell=told.append)
+        running = asyncio.ensure_future(supervisor.run())
+        supervisor.add(added, is_running=moment != "new", gone=lambda: gone.append(added.name))
+        if moment == "new":
+            supervisor.release(added)
+        elif moment == "dead":
+            await asyncio.sleep(1)
+            added.end(-9)
+            await asyncio.sleep(0.1)
+            supervisor.release(added)
+        else:
+            supervisor.release(added)
+            added.end(int(moment))
+        await asyncio.sleep(30)
+        assert gone == ["worker-7"]
+        running.cancel()
+        await asyncio.wait({running})
+        return added.starts, told
+
+    starts = {moment: run_virtual(play(moment))[0] for moment in ("0", "-9", "dead", "new")}
+    assert starts == {"0": 0, "-9": 0, "dead": 0, "new": 0}

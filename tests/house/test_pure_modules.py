@@ -15,6 +15,7 @@ PURE_ROOMS = ("services/domain", "services/router", "planner")
 # Pure modules that live in rooms of shells.
 PURE_ELSEWHERE = frozenset(
     {
+        "services/cluster/roster.py",
         "services/cluster/supervision.py",
         "services/prefill/ordering.py",
         "services/prefill/rivals.py",
@@ -30,7 +31,7 @@ SHELLS: frozenset[str] = frozenset({
     "planner/proof/command.py",
     "planner/targets/dry_run.py", "planner/targets/kubernetes/api.py",
     "planner/targets/kubernetes/following.py", "planner/targets/kubernetes/leadership.py",
-    "planner/targets/kubernetes/target.py", "planner/targets/ray.py",
+    "planner/targets/kubernetes/target.py", "planner/targets/local.py", "planner/targets/ray.py",
     "services/router/feed.py", "services/router/placer.py", "services/router/process.py",
     "services/router/process_settings.py",     "services/router/remote.py",
     "services/router/shell.py",

@@ -10,6 +10,7 @@ from planner.process_settings import KubernetesSettings, WorkloadSettings
 from planner.targets.dry_run import DryRun
 from planner.targets.kubernetes.following import HOLD_ANNOTATION
 from planner.targets.kubernetes.target import Kubernetes
+from planner.targets.local import Local
 from planner.targets.port import Target, TargetUnavailable
 from planner.targets.ray import RayServe
 from services.domain.errors import ConfigurationInvalid
@@ -18,6 +19,7 @@ from tests.planner.kubernetes import scene
 from tests.planner.kubernetes.api_state import ApiState
 from tests.planner.kubernetes.scene import PREFILL, orders, state
 from tests.planner.kubernetes.wire import Asked, Wire
+from tests.planner.local import scene as local_scene
 from tests.planner.ray import scene as ray_scene
 from tests.planner.ray.serve_server import TOKEN
 from tests.planner.situations import pools
@@ -64,7 +66,16 @@ async def ray_serve(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RayServe]:
     serve.close()
 
 
-@pytest.fixture(params=["dry_run", "kubernetes", "ray_serve"])
+@pytest.fixture
+async def local() -> AsyncIterator[Local]:
+    """A target on this machine."""
+    async with local_scene.site() as there:
+        target = local_scene.target(there)
+        yield target
+        await target.close()
+
+
+@pytest.fixture(params=["dry_run", "kubernetes", "local", "ray_serve"])
 def target(request: pytest.FixtureRequest) -> Target:
     """Every target, with two prefill and three decode workers."""
     found: Target = request.getfixturevalue(request.param)

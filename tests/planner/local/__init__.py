@@ -1,0 +1,1 @@
+"""The scale target on this machine, against a launcher on its real port."""
