@@ -1,18 +1,17 @@
-"""Prometheus' text format, as far as Baton writes it itself.
+"""A gateway's metrics as the counters that demand is made of.
 
-Comes in: the text of `/metrics`. Goes out: a reading of the counters that demand is made of, and how much
-they grew between two of them. Invariant: a counter that went back (the process is another one) tells nothing.
-Not here: HTTP (`observers`), what follows from growth (`counting`).
+Comes in: the samples of its `/metrics`. Goes out: a reading, and how much it grew between two of them.
+Invariant: a counter that went back (the process is another one) tells nothing. Not here: HTTP (`observers`),
+the text (`services.runtime.metrics_page`), what follows from growth (`counting`).
 """
 
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from planner.counting import Buckets, Growth
 
-_SAMPLE = re.compile(r"^(?P<name>[a-zA-Z_:][\w:]*)(?:\{(?P<labels>.*)\})? (?P<value>\S+)")
-_BOUND = re.compile(r'(?:^|,)le="(?P<bound>[^"]+)"')
+Sample = tuple[str, Mapping[str, str], float]
+"""Name, labels and value."""
 
 ACCEPTED = "baton_requests_accepted_total"
 ENDED = "baton_prompt_length_tokens_count"
@@ -35,25 +34,16 @@ class Reading:
     """Histograms by name."""
 
 
-def read(text: str, at_s: float) -> Reading:
-    """Read a page of metrics; lines that are none are passed over."""
+def read(samples: Iterable[Sample], at_s: float) -> Reading:
+    """Read the samples of a page, those of all labels together."""
     values: dict[str, float] = {}
     buckets: dict[str, dict[float, float]] = {}
-    for line in text.splitlines():
-        found = _SAMPLE.match(line)
-        if found is None:
-            continue
-        try:
-            value = float(found["value"])
-            bound = _BOUND.search(found["labels"] or "")
-            if bound is not None:
-                histogram = buckets.setdefault(found["name"], {})
-                edge = float(bound["bound"])
-                histogram[edge] = histogram.get(edge, 0.0) + value
-            else:
-                values[found["name"]] = values.get(found["name"], 0.0) + value
-        except ValueError:
-            continue
+    for name, labels, value in samples:
+        if "le" in labels:
+            histogram, edge = buckets.setdefault(name, {}), float(labels["le"])
+            histogram[edge] = histogram.get(edge, 0.0) + value
+        else:
+            values[name] = values.get(name, 0.0) + value
     return Reading(at_s=at_s, values=values, buckets=buckets)
 
 

@@ -1,8 +1,8 @@
 """Demand from the gateways themselves, workers and queue from the bus.
 
 Comes in: `/metrics` of every gateway, the fleet's statuses, the queue. Goes out: a sight. Invariant: a
-gateway that is new or began again counts from its second reading on; when none answers nothing is seen. Not
-here: what the counters mean (`counting`), the text's format (`exposition`).
+gateway that is new or began again counts from its second reading on; when none answers with metrics nothing
+is seen. Not here: which counters are read (`exposition`), what they mean (`counting`).
 """
 
 import asyncio
@@ -22,6 +22,7 @@ from services.domain.errors import BusUnavailable
 from services.domain.ids import WorkerId
 from services.domain.slo import Slo
 from services.domain.worker import Lifecycle, Phase, WorkerStatus
+from services.runtime.metrics_page import NoMetrics, parse_page
 from services.runtime.tasks import Nursery
 
 BACKOFF_S = 1.0
@@ -127,9 +128,9 @@ class GatewaysObserver:
     async def _read(self, url: str) -> Reading | None:
         try:
             answer = await self._client.get(url)
-        except httpx.HTTPError:
+            return read(parse_page(answer.text), self._now_s()) if answer.is_success else None
+        except (httpx.HTTPError, NoMetrics):
             return None
-        return read(answer.text, self._now_s()) if answer.is_success else None
 
     async def _backlog(self) -> Backlog:
         loads = [status.load for status in self._fleet.values()]

@@ -36,6 +36,7 @@ from services.replay.records import Record
 from services.replay.trace_files import read_trace
 from services.replay.workloads import first, speed_up, spread
 from services.runtime.metrics import Meters
+from services.runtime.metrics_page import parse_page
 from tests.bench.bench_planner_router import TICK_S, routed_load
 from tests.bench.planner_loads import LEAD_S, LIKE_S, shortened
 
@@ -123,7 +124,7 @@ class Loop:
     def _look(self, cluster: Cluster) -> None:
         now_s = cluster.now_s + LEAD_S
         self._read(cluster)
-        reading = read(self.judged.meters.render().decode(), now_s)
+        reading = read(parse_page(self.judged.meters.render().decode()), now_s)
         growth = None if self._before is None else grown(self._before, reading)
         self._before = reading
         told = Attainment()

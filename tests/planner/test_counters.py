@@ -8,6 +8,7 @@ from planner.counting import Growth, attainment, demand, share_within, square_ov
 from planner.exposition import Reading, grown, read
 from services.domain.slo import Slo
 from services.runtime.metrics import Meters
+from services.runtime.metrics_page import NoMetrics, parse_page
 
 INFINITY = float("inf")
 SLO = Slo(ttft_s=0.5, tpot_s=0.03)
@@ -27,7 +28,7 @@ def served(meters: Meters, count: int, *, prompt: int = 1_000, cached: int = 250
 
 def page(meters: Meters, at_s: float) -> Reading:
     """Read a gateway's own page."""
-    return read(meters.render().decode(), at_s)
+    return read(parse_page(meters.render().decode()), at_s)
 
 
 def test_a_gateway_that_missed_a_look_does_not_halve_the_others() -> None:
@@ -123,7 +124,10 @@ def test_the_mean_square_is_never_below_the_squared_mean(inside: list[float]) ->
     )
 
 
-def test_lines_that_are_no_metrics_are_passed_over() -> None:
-    """A page of something else is read as nothing."""
-    reading = read('<html>\n# HELP x\nx{a="b"} 2\nx{a="c"} 3\ny nonsense\n', 1.0)
+def test_labels_are_added_up_and_a_page_of_something_else_is_refused() -> None:
+    """What is no metric is an error, not a gateway without requests."""
+    reading = read(parse_page('x{a="b"} 2\nx{a="c"} 3\n'), 1.0)
     assert reading.values == {"x": 5.0}
+    for text in ('{"kind": "Deployment"}', "<html><body>not found</body></html>"):
+        with pytest.raises(NoMetrics):
+            parse_page(text)
