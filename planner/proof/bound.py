@@ -81,21 +81,33 @@ def clairvoyant_bound(work: Work, *, startup_s: float, step_s: float = BOUND_STE
         step_s: work is counted over so long; a load shorter than ten of them is cut into ten.
     """
     needed = _needed(work, work.prefill_gpus + work.decode_gpus, step_s)
-    return _counted(work.load, needed, step_s=step_s, startup_s=startup_s)
+    return cheapest_counted(work.load, needed, step_s=step_s, startup_s=startup_s)
 
 
-def split_bound(work: Work, *, startup_s: float, step_s: float = BOUND_STEP_S) -> Bound:
-    """Bound the GPU-seconds of fleets whose GPUs each do one phase only, whole numbers of each.
+def steps_of(load: Load, step_s: float) -> tuple[Counts, Counts]:
+    """Cut the counted part of a load into steps of the bound; the last may be shorter.
 
-    Not a bound of what Baton does, whose workers do both: it tells what whole numbers cost on small loads.
+    Returns:
+        Where each begins in the counted part, and its length, both in steps of the load.
+    """
+    counted = int(load.counted.stop - load.counted.start)
+    starts = np.arange(0, counted, _per(load, step_s))
+    return starts, np.diff(np.append(starts, counted))
+
+
+def cheapest_counted(load: Load, needed: Counts, *, step_s: float, startup_s: float) -> Bound:
+    """Find the cheapest fleet of the counted part, whose last step may be shorter.
 
     Args:
-        work: of a load.
-        startup_s: of a replica.
-        step_s: as of `clairvoyant_bound`.
+        load: whose part.
+        needed: GPUs, shape [steps of `steps_of`].
+        step_s: as given to `steps_of`.
+        startup_s: as of `cheapest_fleet`.
     """
-    needed = _needed(work, work.prefill_gpus, step_s) + _needed(work, work.decode_gpus, step_s)
-    return _counted(work.load, needed, step_s=step_s, startup_s=startup_s)
+    long_s = _per(load, step_s) * load.step_s
+    counted_s = (load.counted.stop - load.counted.start) * load.step_s
+    last_s = counted_s - (needed.size - 1) * long_s
+    return cheapest_fleet(needed, step_s=long_s, startup_s=startup_s, last_s=last_s)
 
 
 def _per(load: Load, step_s: float) -> int:
@@ -105,16 +117,6 @@ def _per(load: Load, step_s: float) -> int:
 
 
 def _needed(work: Work, gpus: Floats, step_s: float) -> Counts:
-    """Count the GPUs that keep up with the mean work of each step of the bound; the last may be shorter."""
-    counted = gpus[work.load.counted]
-    starts = np.arange(0, counted.size, _per(work.load, step_s))
-    lengths = np.diff(np.append(starts, counted.size))
-    return np.ceil(np.add.reduceat(counted, starts) / lengths - EXCESS).astype(np.int64)
-
-
-def _counted(load: Load, needed: Counts, *, step_s: float, startup_s: float) -> Bound:
-    """Find the cheapest fleet of the counted part, whose last step may be shorter."""
-    long_s = _per(load, step_s) * load.step_s
-    counted_s = (load.counted.stop - load.counted.start) * load.step_s
-    last_s = counted_s - (needed.size - 1) * long_s
-    return cheapest_fleet(needed, step_s=long_s, startup_s=startup_s, last_s=last_s)
+    """Count the GPUs that keep up with the mean work of each step of the bound."""
+    starts, lengths = steps_of(work.load, step_s)
+    return np.ceil(np.add.reduceat(gpus[work.load.counted], starts) / lengths - EXCESS).astype(np.int64)

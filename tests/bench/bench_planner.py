@@ -22,6 +22,7 @@ from planner.planner import Planner
 from planner.proof.baselines.tuning import BASELINES
 from planner.proof.bound import Bound, clairvoyant_bound
 from planner.proof.figure import Course, fleets, pareto
+from planner.proof.foresight import foreseen_fleet
 from planner.proof.load import Load
 from planner.proof.outcome import Outcome, outcome
 from planner.proof.replaying import PLANNER
@@ -43,6 +44,8 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
 
     key: str
     outcome: Outcome
+    foreseen_ratio: float | None = None
+    """Of whole workers with perfect foresight over the bound; None: not computed."""
 
 
 def planner_for(work: Work, startup_s: float) -> Scaler:
@@ -142,7 +145,8 @@ def _block(
         run, one = judged(
             planner_for(work, startup_s), work, bounds[key], name=PLANNER, values="", startup_s=startup_s
         )
-        planned.append(Saved(key=key, outcome=one))
+        foreseen = foreseen_fleet(work, startup_s=startup_s, late_frac=1.0 - GOAL_FRAC)
+        planned.append(Saved(key=key, outcome=one, foreseen_ratio=foreseen.gpu_s / bounds[key].gpu_s))
         beside = [] if options.alone else [chosen(saved, key, name) for name in BASELINES]
         print(title(one) if options.markdown else table([one, *beside]))
         if options.markdown:

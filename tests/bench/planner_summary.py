@@ -1,9 +1,10 @@
 """Rows of `bench_planner` as one table per targets and start-up time.
 
-    python -m tests.bench.planner_summary rows.json
+    python -m tests.bench.planner_summary rows.json more.json
 
 A cell tells GPU-hours over the bound's and the share of requests within both targets. The last column is the
-cheapest of all others with values chosen in hindsight, on this very load, that reaches 99 %.
+cheapest of all others with values chosen in hindsight, on this very load, that reaches 99 %. Of several files
+a later one's rows replace those of an earlier one.
 """
 
 import argparse
@@ -43,13 +44,17 @@ def summary(rows: list[Saved]) -> str:
         names = list(BASELINES) if others else []
         tpot_ms = 1000 * block[0].outcome.tpot_slo_s
         lines += [f"**{ttft_s:g} s and {tpot_ms:g} ms, start-up {startup_s:g} s**", ""]
-        lines += [f"| load | bound, GPU-h | {' | '.join([PLANNER, *names, 'best in hindsight'])} |"]
-        lines += ["|" + "---|" * (len(names) + 4)]
+        ends = ["best in hindsight"] if others else []
+        lines += [f"| load | bound, GPU-h | foreseen | {' | '.join([PLANNER, *names, *ends])} |"]
+        lines += ["|" + "---|" * (len(names) + len(ends) + 4)]
         for row in block:
             if row.outcome.scaler == PLANNER:
                 cells = [cell(row.outcome), *(cell(chosen(others, row.key, name)) for name in names)]
-                cells.append(hindsight(others, row.key) if others else "")
-                lines.append(f"| {row.key} | {row.outcome.bound_gpu_h:,.2f} | {' | '.join(cells)} |")
+                if others:
+                    cells.append(hindsight(others, row.key))
+                foreseen = "" if row.foreseen_ratio is None else f"{row.foreseen_ratio:.2f}"
+                cells = [row.key, f"{row.outcome.bound_gpu_h:,.2f}", foreseen, *cells]
+                lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines)
 
@@ -57,8 +62,13 @@ def summary(rows: list[Saved]) -> str:
 def main() -> None:
     """Read, and print."""
     command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    command.add_argument("rows", type=Path)
-    print(summary(msgspec.json.decode(command.parse_args().rows.read_bytes(), type=list[Saved])))
+    command.add_argument("rows", type=Path, nargs="+")
+    kept: dict[tuple[str, str, str, float, float], Saved] = {}
+    for path in command.parse_args().rows:
+        for row in msgspec.json.decode(path.read_bytes(), type=list[Saved]):
+            one = row.outcome
+            kept[row.key, one.scaler, one.values, one.ttft_slo_s, one.startup_s] = row
+    print(summary(list(kept.values())))
 
 
 if __name__ == "__main__":
