@@ -5,7 +5,7 @@ Invariant: no order is beyond a limit; flips keep the total; a held pool stays a
 given back while one is asked for. Not here: how many are needed (`sizing`), for how long (`stabilising`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from planner.decision import Flip, PoolOrder
@@ -26,6 +26,7 @@ class Wanted:
         later: needed when a replica ordered now is ready.
         kept: to keep at least, of both roles, prefill and decode; since lately needed.
         late_of: share of late requests now, by workers of both roles.
+        late_later_of: the same when a replica ordered now is ready.
         allowed_late_frac: of it.
         may_stop: whether anything may be given back.
     """
@@ -34,6 +35,7 @@ class Wanted:
     later: Needs
     kept: tuple[int, int, int]
     late_of: Callable[[float, float], float]
+    late_later_of: Callable[[float, float], float]
     allowed_late_frac: float
     may_stop: bool = True
 
@@ -69,6 +71,7 @@ class Arranger:
         """Decide."""
         if self._settings.limits.flips:
             self._flip(wanted)
+            self._turn_to_minimum(wanted)
         started = self._fill_minimum() + self._start(wanted)
         stopped = self._trim()
         if started == 0 and wanted.may_stop:
@@ -132,6 +135,19 @@ class Arranger:
             decode += to if is_prefill else -away
         return wanted.late_of(prefill, decode)
 
+    def _turn_to_minimum(self, wanted: Wanted) -> None:
+        """Turn what one role does not need now to the other, where that is below its minimum."""
+        needs = {Phase.PREFILL: wanted.now.prefill, Phase.DECODE: wanted.now.decode}
+        for key in tuple(self._stock.ready):
+            phase, kind = key
+            target = other_role(phase)
+            while (
+                self._stock.count(target) < self._stock.limits(target).workers_min
+                and self._stock.flippable(key) > 0
+                and self._stock.ready_worth(phase) - self._worths.of(phase, kind) >= needs[phase] - SMALL
+            ):
+                self._stock.move(key, 1)
+
     # ------------------------------------------------------------------ starts
 
     def _fill_minimum(self) -> int:
@@ -150,7 +166,7 @@ class Arranger:
             total = sum(lacks.values())
             for phase in Phase:
                 lacks[phase] = min(lacks[phase], total)
-        if max(lacks.values()) <= SMALL:
+        if max(lacks.values()) <= SMALL or (self._is_mixed and self._is_enough(wanted, {})):
             return 0
         purse, started = self._stock.purse(), 0
         for phase, lack in lacks.items():
@@ -227,7 +243,7 @@ class Arranger:
                 for phase in Phase
                 if (kind := self._stock.dearest(phase)) is not None
                 and total - self._worths.of(phase, kind) >= kept_total - SMALL
-                and self._stock.ordered_worth(phase) - self._worths.of(phase, kind) >= least[phase] - SMALL
+                and self._may_go(wanted, phase, kind, least[phase])
                 and self._stock.count(phase) > self._stock.limits(phase).workers_min
             ]
             if not options:
@@ -236,3 +252,24 @@ class Arranger:
             self._stock.drop(phase)
             stopped += 1
         return stopped
+
+    @property
+    def _is_mixed(self) -> bool:
+        return len(self._settings.kinds) > 1
+
+    def _may_go(self, wanted: Wanted, phase: Phase, kind: str, least: float) -> bool:
+        """Whether a worker of a role is spare; of several kinds, one may be worth part of a whole need."""
+        worth = self._worths.of(phase, kind)
+        if self._is_mixed:
+            return self._is_enough(wanted, {phase: worth})
+        return self._stock.ordered_worth(phase) - worth >= least - SMALL
+
+    def _is_enough(self, wanted: Wanted, less: Mapping[Phase, float]) -> bool:
+        """Whether what is ready is enough now and what is ordered later, both without so much of a role."""
+        stock = self._stock
+        ready, ordered = (
+            [worth_of(phase) - less.get(phase, 0.0) for phase in (Phase.PREFILL, Phase.DECODE)]
+            for worth_of in (stock.ready_worth, stock.ordered_worth)
+        )
+        allowed = wanted.allowed_late_frac
+        return wanted.late_later_of(*ordered) <= allowed and (not less or wanted.late_of(*ready) <= allowed)

@@ -344,3 +344,14 @@ def test_several_kinds_keep_the_promises_too(story: list[Observation]) -> None:
         for kind in ("big", "small"):
             flipped = [flip for flip in decision.flips if flip.kind == kind]
             assert len({flip.source for flip in flipped}) <= 1
+
+
+def test_a_role_below_its_minimum_is_filled_by_turning_first() -> None:
+    """What the other role does not need takes no start; what it needs it keeps."""
+    chosen = planner_settings(decode_min=2)
+    idle = Planner(chosen).decide(observation(0.0, 1.0, pools(2, 1)))
+    assert [(flip.source, flip.worker_count) for flip in idle.flips] == [(Phase.PREFILL, 1)]
+    assert counts(idle) == {PREFILL: 1, DECODE: 2}
+    least = Planner(chosen).decide(observation(0.0, 1.0, pools(1, 1)))
+    assert not least.flips
+    assert counts(least) == {PREFILL: 1, DECODE: 2}
