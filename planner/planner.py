@@ -110,7 +110,8 @@ class Planner:
                 now=needs,
                 later=needs,
                 kept=(2, 1, 1),
-                late_of=lambda _prefill, _decode: 0.0,
+                late_of=_never_late,
+                late_later_of=_never_late,
                 allowed_late_frac=1.0,
                 may_stop=False,
             ),
@@ -134,7 +135,8 @@ class Planner:
                 now=NOTHING,
                 later=NOTHING,
                 kept=kept,
-                late_of=lambda _prefill, _decode: 0.0,
+                late_of=_never_late,
+                late_later_of=_never_late,
                 allowed_late_frac=1.0,
                 may_stop=self._may_stop(observation.at_s),
             ),
@@ -174,6 +176,7 @@ class Planner:
             late_of=lambda prefill, decode: soon.at_rate(now.requests_per_s, now.spread_frac).late_of(
                 prefill - clearing, decode
             ),
+            late_later_of=soon.late_of,
             allowed_late_frac=allowed,
             may_stop=self._may_stop(observation.at_s),
         )
@@ -255,6 +258,11 @@ class Planner:
             reasons=(headline(observation.pools, found), *said, *found.said, *held),
             look_s=self._settings.look_s,
         )
+
+
+def _never_late(_prefill: float, _decode: float) -> float:
+    """Share of late requests where there is none."""
+    return 0.0
 
 
 def _plain_worths(settings: PlannerSettings) -> Worths:

@@ -9,6 +9,7 @@ is not needed it is kept if the gap is shorter than `startup_s`.
 Not here: what a request costs (`work`), what a fleet without foresight pays (`simulation`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,6 +83,31 @@ def clairvoyant_bound(work: Work, *, startup_s: float, step_s: float = BOUND_STE
     """
     needed = _needed(work, work.prefill_gpus + work.decode_gpus, step_s)
     return cheapest_counted(work.load, needed, step_s=step_s, startup_s=startup_s)
+
+
+def mixed_bound(works: Sequence[Work], prices: Sequence[float], *, step_s: float = BOUND_STEP_S) -> Bound:
+    """Bound what any fleet of several kinds of GPUs costs for the counted part of a load.
+
+    Each role's work is done by the kind that does it at the least price, in parts of GPUs that start for
+    nothing: below every fleet of whole ones.
+
+    Args:
+        works: of one load, on each kind.
+        prices: of a GPU of each kind, in prices of one of the reference.
+        step_s: as of `clairvoyant_bound`.
+    """
+    load = works[0].load
+    priced = list(zip(works, prices, strict=True))
+    cost = np.min([price * work.prefill_gpus for work, price in priced], axis=0)
+    cost = cost + np.min([price * work.decode_gpus for work, price in priced], axis=0)
+    starts, lengths = steps_of(load, step_s)
+    mean = np.add.reduceat(cost[load.counted], starts) / lengths
+    return Bound(
+        gpu_s=float(cost[load.counted].sum()) * load.step_s,
+        fleet=np.ceil(mean - EXCESS).astype(np.int64),
+        step_s=_per(load, step_s) * load.step_s,
+        starts_count=0,
+    )
 
 
 def steps_of(load: Load, step_s: float) -> tuple[Counts, Counts]:

@@ -15,11 +15,13 @@ from planner.decision import Scaler
 from planner.load import Engine
 from planner.planner import Planner
 from planner.proof.baselines.tuning import BASELINES, PLAIN
-from planner.proof.bound import Bound, clairvoyant_bound
+from planner.proof.bound import Bound, clairvoyant_bound, mixed_bound
 from planner.proof.figure import Course, fleets, pareto
+from planner.proof.fleet import Fleet
 from planner.proof.load import Load, led_in
+from planner.proof.mixture import Mixture, Part
 from planner.proof.outcome import Outcome, outcome
-from planner.proof.simulation import run_scaler
+from planner.proof.simulation import first_fleet, run_scaler
 from planner.proof.table import table, title
 from planner.proof.trace_loads import request_load, window_load
 from planner.proof.trace_text import TracedRequests, parse_trace
@@ -102,19 +104,19 @@ def replay_load(
 
     Args:
         load: what arrives.
-        settings: the planner's; its first kind of worker is the fleet's.
+        settings: the planner's. The others have its first kind of worker only, by whose price all costs
+            are told.
         compares: runs the autoscalers of others as well, each with its plain values.
         progress: called with the name of each before it runs.
     """
     kind = settings.kinds[0]
-    engine = Engine(
-        performance=kind.model(),
-        kv_tokens=kind.kv_tokens,
-        sequences_max=kind.sequences_max,
-        step_tokens_max=kind.step_tokens_max,
-    )
-    work = Work(load=load, engine=engine, slo=settings.targets.slo)
-    bound = clairvoyant_bound(work, startup_s=kind.start_s)
+    works = _works(load, settings)
+    work = works[0]
+    if len(works) == 1:
+        bound = clairvoyant_bound(work, startup_s=kind.start_s)
+    else:
+        prices = [one.price_per_hour / kind.price_per_hour for one in settings.kinds]
+        bound = mixed_bound(works, prices)
     outcomes, courses = [], []
     for name, values, scaler in _scalers(settings, work, compares):
         progress(name)
@@ -123,12 +125,53 @@ def replay_load(
             work,
             startup_s=kind.start_s,
             kind=kind.name,
+            fleet=first_mixture(load, settings) if name == PLANNER else None,
             spills=settings.spills,
             tells_attainment=name == PLANNER,
         )
         outcomes.append(outcome(run, bound, scaler=name, values=values, startup_s=kind.start_s))
         courses.append(Course(name=name, paid=run.paid[load.counted], step_s=load.step_s))
     return ReplayReport(outcomes=tuple(outcomes), courses=tuple(courses), bound=bound)
+
+
+def _works(load: Load, settings: PlannerSettings) -> list[Work]:
+    """Tell what a load costs on each kind of worker."""
+    engines = [
+        Engine(
+            performance=kind.model(),
+            kv_tokens=kind.kv_tokens,
+            sequences_max=kind.sequences_max,
+            step_tokens_max=kind.step_tokens_max,
+        )
+        for kind in settings.kinds
+    ]
+    return [Work(load=load, engine=engine, slo=settings.targets.slo) for engine in engines]
+
+
+def first_mixture(load: Load, settings: PlannerSettings) -> Mixture:
+    """Make the fleet of the first step; workers of each kind are worth what they carry at the best pace.
+
+    Args:
+        load: what arrives.
+        settings: with the kinds; the fleet is of the first one.
+    """
+    works = _works(load, settings)
+    first, reference = settings.kinds[0], works[0]
+    parts = []
+    for kind, work in zip(settings.kinds, works, strict=True):
+        fleet = Fleet(startup_s=kind.start_s, kind=kind.name)
+        if kind is first:
+            fleet = first_fleet(reference, startup_s=kind.start_s, kind=kind.name)
+        parts.append(
+            Part(
+                fleet=fleet,
+                price=kind.price_per_hour / first.price_per_hour,
+                power_w=kind.power_w,
+                prefill=float(reference.packed_s.mean() / work.packed_s.mean()),
+                decode=float(reference.packed_decode_s.mean() / work.packed_decode_s.mean()),
+            )
+        )
+    return Mixture(tuple(parts))
 
 
 def _scalers(settings: PlannerSettings, work: Work, compares: bool) -> Iterator[tuple[str, str, Scaler]]:

@@ -16,6 +16,7 @@ from planner.proof.fleet import Fleet
 from planner.proof.fluid import Course, FluidCluster
 from planner.proof.grading import Grades, grade
 from planner.proof.load import Floats, Load
+from planner.proof.mixture import Mixture, Part
 from planner.proof.work import Work
 from services.domain.worker import Phase
 
@@ -38,7 +39,8 @@ class Run:
 
     Attributes:
         work: of the load.
-        paid: workers that cost money.
+        paid: workers that cost money; of several kinds, in prices of one of the reference.
+        power_w: of these.
         prefill: workers that take prompts.
         decode: workers that take sequences.
         grades: of the whole load.
@@ -49,6 +51,7 @@ class Run:
 
     work: Work
     paid: Floats
+    power_w: Floats
     prefill: Floats
     decode: Floats
     grades: Grades
@@ -63,6 +66,7 @@ def run_scaler(
     *,
     startup_s: float,
     kind: str = "default",
+    fleet: Mixture | None = None,
     spills: bool = True,
     tells_attainment: bool = True,
 ) -> Run:
@@ -73,13 +77,15 @@ def run_scaler(
         work: of the load.
         startup_s: of a worker.
         kind: of all workers.
+        fleet: at first; None: one of that kind, large enough for the first step.
         spills: decode workers help out with prompts.
         tells_attainment: the scaler learns who met the targets; else that all did, which is quicker.
     """
     load = work.load
-    fleet, cluster = first_fleet(work, startup_s=startup_s, kind=kind), FluidCluster(work=work, spills=spills)
+    fleet = fleet or Mixture((Part(fleet=first_fleet(work, startup_s=startup_s, kind=kind)),))
+    cluster = FluidCluster(work=work, spills=spills)
     cluster.running = cluster.life_s(0, fleet.capacity().decode) * float(load.arrivals[0]) / load.step_s
-    paid, prefill, decode = (np.zeros(load.steps) for _ in range(3))
+    paid, power, prefill, decode = (np.zeros(load.steps) for _ in range(4))
     counts = np.zeros((load.steps, 4))
     seen_to, graded, each = 0, 0, max(1, round(GRADED_S / load.step_s))
     attainment, look_s = Attainment(), FIRST_LOOK_S
@@ -103,13 +109,14 @@ def run_scaler(
             fleet.obey(decision, now_s, _finish_s(cluster, place, fleet))
             seen_to, look_s, reasons = place, now_s + decision.look_s, decision.reasons
         capacity = fleet.capacity()
-        paid[place] = fleet.paid_count
+        paid[place], power[place] = fleet.paid, fleet.power_w
         prefill[place], decode[place] = capacity.prefill, capacity.decode
-        counts[place] = (fleet.flips_count, fleet.started_count, fleet.removed_count, fleet.actions_count)
+        counts[place] = fleet.counts
         cluster.step(place, capacity)
     return Run(
         work=work,
         paid=paid,
+        power_w=power,
         prefill=prefill,
         decode=decode,
         grades=grade(work, cluster.course, slice(0, load.steps)),
@@ -127,7 +134,7 @@ def first_fleet(work: Work, *, startup_s: float, kind: str) -> Fleet:
     return fleet
 
 
-def _finish_s(cluster: FluidCluster, place: int, fleet: Fleet) -> dict[Phase, float]:
+def _finish_s(cluster: FluidCluster, place: int, fleet: Mixture) -> dict[Phase, float]:
     """Say how long a worker of each role takes to finish what it has."""
     life_s = cluster.life_s(place, fleet.capacity().decode)
     own_s = float(cluster.work.queued_s[place])
