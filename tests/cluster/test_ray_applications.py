@@ -9,7 +9,13 @@ from services.cluster.plan import ModelFacts
 from services.cluster.ray.config_file import serve_config
 from services.cluster.ray.plan import Place, applications, gateway_process, worker_process
 from services.cluster.ray.settings import Part, RaySettings
-from services.cluster.settings import ClusterSettings, EngineKind, NatsSettings, PoolSettings
+from services.cluster.settings import (
+    ClusterSettings,
+    EngineKind,
+    LauncherSettings,
+    NatsSettings,
+    PoolSettings,
+)
 from services.domain.errors import ConfigurationInvalid
 from services.domain.worker import Phase
 from services.engine.vllm.settings import VllmSettings
@@ -113,6 +119,7 @@ def test_a_gateway_listens_where_it_is_told_to(listens: str, asked_at: str) -> N
     ("settings", "key"),
     [
         (ClusterSettings(standalone_router=True), "standalone_router"),
+        (ClusterSettings(launcher=LauncherSettings()), "launcher"),
         (ClusterSettings(gateways=2, edge=EdgeSettings(http_port=0)), "edge.http_port"),
         (ClusterSettings(ray=RaySettings(drain_timeout_s=30.0)), "ray.drain_timeout_s"),
         (

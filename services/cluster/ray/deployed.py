@@ -57,6 +57,7 @@ class RayCluster:
         self._own_folder = settings.run_folder is None
         self._nats: EmbeddedNats | None = None
         self._session: Session | None = None
+        self._is_deployed = False
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ray")
         self._force = asyncio.Event()
         self.addresses: tuple[GatewayAddress, ...] = ()
@@ -108,6 +109,7 @@ class RayCluster:
         own = msgspec.structs.replace(self.settings, nats=nats)
         from services.cluster.ray import serving  # imports Ray, which reads what the session set
 
+        self._is_deployed = True
         await self._blocking(partial(serving.deploy, own, self._planned))
         await self._wait_ready(report, began_s)
 
@@ -211,14 +213,15 @@ class RayCluster:
             Names of what did not go in order.
         """
         late: tuple[str, ...] = ()
-        if self._session is not None:
-            gone = asyncio.ensure_future(self._blocking(self._delete))
-            forced = asyncio.ensure_future(self._force.wait())
-            await asyncio.wait({gone, forced}, return_when=asyncio.FIRST_COMPLETED)
-            forced.cancel()
-            if not gone.done():
-                late = tuple(part.name for part in self._planned)
-        await asyncio.get_running_loop().run_in_executor(None, close_session)
+        gone = asyncio.ensure_future(self._blocking(self._delete))
+        forced = asyncio.ensure_future(self._force.wait())
+        await asyncio.wait({gone, forced}, return_when=asyncio.FIRST_COMPLETED)
+        forced.cancel()
+        if gone.done():
+            await self._blocking(close_session)
+        else:  # that thread is busy with waiting
+            late = tuple(part.name for part in self._planned)
+            await asyncio.get_running_loop().run_in_executor(None, close_session)
         self._thread.shutdown(wait=False, cancel_futures=True)
         if self._nats is not None:
             await self._nats.stop()
@@ -227,6 +230,8 @@ class RayCluster:
         return late
 
     def _delete(self) -> None:
+        if not self._is_deployed:  # what has these names is somebody else's
+            return
         from services.cluster.ray import serving
 
         gateway = application_name(self.settings, Part.GATEWAY)

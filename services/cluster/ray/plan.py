@@ -238,6 +238,10 @@ def _check(settings: ClusterSettings) -> None:
             key="standalone_router",
             message="standalone_router: must be false on Ray: each gateway has a router of its own",
         )
+    if settings.launcher is not None:
+        raise ConfigurationInvalid(
+            key="launcher", message="launcher: leave it out on Ray: Serve starts workers and lets them go"
+        )
     if settings.gateways > 1 and 0 in (settings.edge.http_port, settings.edge.grpc_port):
         raise ConfigurationInvalid(
             key="edge.http_port",
