@@ -25,6 +25,7 @@ from services.runtime.ports_file import write_ports
 from services.runtime.probe import Probe
 from services.runtime.tasks import first_of
 from services.runtime.telemetry import start_logging
+from services.worker import following
 from services.worker.settings import WorkerProcessSettings, WorkerSettings
 from services.worker.worker import Worker
 
@@ -48,6 +49,8 @@ def run(settings: WorkerProcessSettings) -> int:
     name = settings.workers[0].worker_id if len(settings.workers) == 1 else "workers"
     start_logging(name, style=settings.log_format)
     die_with_parent(settings.parent_pid)
+    if (engine := following.engine_to_follow(settings)) is not None:
+        return asyncio.run(following.run(settings, engine))
     return asyncio.run(_run(settings))
 
 

@@ -95,6 +95,10 @@ def pods(manifests: list[Manifest]) -> Iterator[Pod]:
         owner = f"{kind}/{manifest['metadata']['name']}"
         if kind in _POD_HOLDERS:
             yield Pod(owner=owner, replicas=spec.get("replicas", 1), template=spec["template"])
+        elif kind == "LeaderWorkerSet":
+            group = spec["leaderWorkerTemplate"]
+            count = spec.get("replicas", 1) * group["size"]
+            yield Pod(owner=owner, replicas=count, template=group["workerTemplate"])
 
 
 def expand(text: str, environment: Mapping[str, str]) -> str:

@@ -17,6 +17,7 @@ KUBERNETES = ("1.35", "1.36", "1.37")
 FOREIGN = {
     "Certificate": "cert-manager.io/v1",
     "HTTPRoute": "gateway.networking.k8s.io/v1",
+    "LeaderWorkerSet": "leaderworkerset.x-k8s.io/v1",
     "PodMonitor": "monitoring.coreos.com/v1",
     "PrometheusRule": "monitoring.coreos.com/v1",
 }

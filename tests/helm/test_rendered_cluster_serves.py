@@ -33,7 +33,8 @@ HARDENED: dict[str, Any] = {
 }
 """What production adds, at the size of a test."""
 
-REPLACED = ("nats", "worker", "router", "gateway")
+REPLACED = (("nats", 3), ("worker", 1), ("router", 1), ("gateway", 1))
+"""How many pods of each part are replaced, one after another: of NATS all, as a rolling update does."""
 
 PROGRAMS: dict[str, type[msgspec.Struct]] = {
     "gateway": GatewayProcessSettings,
@@ -57,6 +58,7 @@ def test_programs_take_the_files_that_are_rendered_for_them(name: str, tmp_path:
         inside = Path(file.removeprefix("--settings="))
         path.write_text(config_of(manifests, pod, SETTINGS)[inside.name], encoding="utf-8")
         environment = {"POD_NAME": "pod-0", "POD_IP": "10.0.0.1"}
+        environment |= {"LWS_WORKER_INDEX": "0", "LWS_LEADER_ADDRESS": "pod-0.pods"}
         values = override(read_yaml(path), [expand(s, environment).removeprefix("--set=") for s in settings])
         parse(PROGRAMS[program], values, source=pod.owner)
         checked.add(program)
@@ -94,14 +96,15 @@ async def test_the_laptop_values_serve(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(300)  # nine starts of a Python process, on whatever machine this is
 async def test_hardened_values_serve_through_an_upgrade(tmp_path: Path) -> None:
-    """Three NATS servers with a login, encryption; a pod of each kind replaced; every question answered."""
+    """Three NATS servers with login, encryption; all of them and others replaced; all questions answered."""
     manifests = render(merged(merged(values_of("laptop"), SIMULATED), HARDENED))
     servers = [pod.address for pod in Cluster(manifests, tmp_path, {}).of("nats")]
     async with running(manifests, tmp_path, _secrets(tmp_path, servers)) as cluster:
         over = asyncio.Event()
         asking = asyncio.create_task(_asks_until(cluster, over))
-        for component in REPLACED:
-            await cluster.replace(cluster.of(component)[0])
+        for component, count in REPLACED:
+            for pod in cluster.of(component)[:count]:
+                await cluster.replace(pod)
         over.set()
         assert await asking >= len(REPLACED)
         assert set((await cluster.stop()).values()) == {0}

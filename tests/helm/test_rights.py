@@ -59,16 +59,21 @@ def _granted(role: Manifest) -> set[Right]:
     }
 
 
-@pytest.mark.parametrize("name", [name for name in VALUES if name != "production"])
+PLANNED = ("production", "two-machines")
+"""Values files with a planner."""
+
+
+@pytest.mark.parametrize("name", [name for name in VALUES if name not in PLANNED])
 def test_without_a_planner_nobody_has_rights(name: str) -> None:
     """No role, no binding."""
     kinds = {manifest["kind"] for manifest in rendered(name)}
     assert not kinds & {"Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"}
 
 
-async def test_the_planner_has_the_rights_that_it_uses(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", PLANNED)
+async def test_the_planner_has_the_rights_that_it_uses(name: str, tmp_path: Path) -> None:
     """Each request of its scale target is granted, and each grant is used, all by one account."""
-    manifests = rendered("production")
+    manifests = rendered(name)
     (role,) = [m for m in manifests if m["kind"] in ("Role", "ClusterRole")]
     (binding,) = [m for m in manifests if m["kind"] in ("RoleBinding", "ClusterRoleBinding")]
     (pod,) = [p for p in pods(manifests) if p.owner == "Deployment/baton-planner"]
@@ -81,7 +86,7 @@ async def test_the_planner_has_the_rights_that_it_uses(tmp_path: Path) -> None:
     assert isinstance(settings, KubernetesSettings)
     state = ApiState()
     for manifest in manifests:
-        if manifest["kind"] in ("Deployment", "Lease"):
+        if manifest["kind"] in ("Deployment", "Lease", "LeaderWorkerSet"):
             kind, group = manifest["kind"].lower(), manifest["apiVersion"]
             path = f"apis/{group}/namespaces/serving/{kind}s/{manifest['metadata']['name']}"
             state.lease(path) if kind == "lease" else state.workload(path, 2)

@@ -3,7 +3,11 @@
 import json
 from typing import Any
 
-from tests.helm.chart import Manifest, config_of, merged, pods, render, values_of
+from services.engine.vllm.settings import NodesSettings
+from services.runtime.settings import override, parse
+from services.worker.following import engine_to_follow
+from services.worker.settings import WorkerProcessSettings
+from tests.helm.chart import Manifest, config_of, expand, merged, pods, render, values_of
 from tests.helm.kubelet import SETTINGS
 from tests.helm.schemas import faults
 from tests.helm.test_chart_renders import FOREIGN, KUBERNETES
@@ -88,6 +92,35 @@ def test_gpus_change_what_engines_start_from() -> None:
     (container,) = pod.containers
     assert container["image"].startswith("baton-gpu:")
     assert container["resources"]["limits"]["nvidia.com/gpu"] == 4
+
+
+def test_a_worker_over_machines_is_one_group_of_pods() -> None:
+    """All pods of a group have the same file; which part each is, and who leads, are its arguments."""
+    pool = {
+        "name": "wide",
+        "nodes": 2,
+        "gpu": {"count": 8},
+        "vllm": {"performance": "h100-llama-3.1-8b-bf16"},
+        "replicas": 3,
+        "maxUnavailable": 2,
+    }
+    manifests = _rendered({"pools": [pool]})
+    spec = _one(manifests, "LeaderWorkerSet", "baton-wide")["spec"]
+    assert (spec["replicas"], spec["leaderWorkerTemplate"]["size"]) == (3, 2)
+    assert spec["rolloutStrategy"]["rollingUpdateConfiguration"] == {"maxUnavailable": 2, "maxSurge": 0}
+    (pod,) = [p for p in pods(manifests) if p.owner == "LeaderWorkerSet/baton-wide"]
+    file = json.loads(config_of(manifests, pod, SETTINGS)["worker.json"])
+    assert file["workers"][0]["engine"]["tensor_parallel_size"] == 16
+    (container,) = pod.containers
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == 8
+    group = {"LWS_WORKER_INDEX": "1", "LWS_LEADER_ADDRESS": "baton-wide-0.baton-wide.serving"}
+    group |= {"POD_NAME": "baton-wide-0-1", "POD_IP": "10.1.2.3"}
+    sets = [expand(argument, group) for argument in container["args"] if argument.startswith("--set=")]
+    named = [argument.removeprefix("--set=") for argument in sets]
+    settings = parse(WorkerProcessSettings, override(file, named), source="chart")
+    engine = engine_to_follow(settings)
+    assert engine is not None
+    assert engine.nodes == NodesSettings(count=2, rank=1, leader_host="baton-wide-0.baton-wide.serving")
 
 
 def _images(manifests: list[Manifest]) -> set[str]:

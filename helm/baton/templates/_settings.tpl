@@ -105,8 +105,11 @@ cluster's shape. What only a pod knows, its name and address, is in its argument
 
 {{- define "baton.plannerSettings" -}}
 {{- $roles := dict -}}
+{{- $resources := dict -}}
 {{- range .Values.pools -}}
-{{- $_ := set $roles .name (include "baton.pool" (dict "root" $ "pool" .) | fromJson).role -}}
+{{- $pool := include "baton.pool" (dict "root" $ "pool" .) | fromJson -}}
+{{- $_ := set $roles .name $pool.role -}}
+{{- $_ := set $resources .name (ternary "leaderworkerset" "deployment" (gt (int $pool.nodes) 1)) -}}
 {{- end -}}
 {{- $workloads := list -}}
 {{- range required "planner.pools: name what the planner scales" (.Values.planner.pools | default nil) -}}
@@ -115,7 +118,7 @@ cluster's shape. What only a pod knows, its name and address, is in its argument
 {{- fail (printf "planner.pools: %s: must be a pool of role prefill or decode" .name) -}}
 {{- end -}}
 {{- $name := printf "%s-%s" (include "baton.fullname" $) .name -}}
-{{- $workloads = append $workloads (dict "phase" $role "name" $name "kind" (.kind | default "default") "resource" "deployment") -}}
+{{- $workloads = append $workloads (dict "phase" $role "name" $name "kind" (.kind | default "default") "resource" (get $resources .name)) -}}
 {{- end -}}
 {{- $lease := dict "name" (printf "%s-planner" (include "baton.fullname" .)) -}}
 {{- $observe := dict -}}
@@ -147,6 +150,7 @@ cluster's shape. What only a pod knows, its name and address, is in its argument
 {{- define "baton.engineSettings" -}}
 {{- $pool := .pool -}}
 {{- if eq $pool.engine "simulated" -}}
+{{- if gt (int $pool.nodes) 1 }}{{ fail (printf "pools: %s: nodes: a simulated engine needs no second machine" $pool.name) }}{{ end -}}
 {{- mergeOverwrite (dict "lease_s" 30) $pool.simulated (dict "kind" "simulated") | toJson -}}
 {{- else -}}
 {{- $engine := dict "lease_s" 30 "boot_timeout_s" 300 -}}
@@ -161,13 +165,16 @@ cluster's shape. What only a pod knows, its name and address, is in its argument
   "step_tokens_max" 8192
   "sequences_max" 256
   "ucx_transports" ""
-  "tensor_parallel_size" (int $pool.gpu.count) -}}
+  "tensor_parallel_size" (mul $pool.gpu.count $pool.nodes) -}}
 {{- end -}}
 {{- $own := dict
   "kind" "vllm"
   "model" (include "baton.modelFolder" (dict "root" .root "model" .model))
   "model_name" .model.name
   "side_channel_port" 5600 -}}
+{{- if gt (int $pool.nodes) 1 -}}
+{{- $_ := set $own "nodes" (dict "count" (int $pool.nodes) "leader_port" 29501) -}}
+{{- end -}}
 {{- mergeOverwrite $engine $pool.vllm $own | toJson -}}
 {{- end -}}
 {{- end -}}

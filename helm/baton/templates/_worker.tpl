@@ -1,4 +1,4 @@
-{{/* The pod of a worker. */}}
+{{/* The pods of a worker. */}}
 
 {{/* Longest start: the engine's own bound and what surrounds it; seconds. */}}
 {{- define "baton.startSeconds" -}}
@@ -14,6 +14,7 @@
 {{- mergeOverwrite (deepCopy .pool.resources) (deepCopy $devices) | toYaml -}}
 {{- end -}}
 
+{{/* A pod of a worker: the worker itself, or of one that spans machines the part on one of them. */}}
 {{- define "baton.workerPod" -}}
 {{- $gpu := gt (int .pool.gpu.count) 0 -}}
 {{- $control := eq .pool.engine "simulated" -}}
@@ -46,6 +47,11 @@ spec:
         - --set=workers.0.worker_id=$(POD_NAME)
         - --set=workers.0.engine.side_channel_host=$(POD_IP)
         - --set=link.advertised_host=$(POD_IP)
+        {{- if gt (int .pool.nodes) 1 }}
+        # Set by the LeaderWorkerSet controller (0.6 or later).
+        - --set=workers.0.engine.nodes.rank=$(LWS_WORKER_INDEX)
+        - --set=workers.0.engine.nodes.leader_host=$(LWS_LEADER_ADDRESS)
+        {{- end }}
       env: {{- include "baton.env" . | nindent 8 }}
       ports:
         - {name: link, containerPort: 7000}

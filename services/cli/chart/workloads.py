@@ -131,7 +131,7 @@ class Rdma(ChartSection, frozen=True, kw_only=True):
 
 
 class PoolDefaults(Pods, frozen=True, kw_only=True):
-    """One pool of workers, one pod per worker; a pool overrides what it names."""
+    """One pool of workers; a pool overrides what it names."""
 
     resources: Object = _sized("2", "3Gi", "6Gi")
     """Requests and limits of the container."""
@@ -152,8 +152,10 @@ class PoolDefaults(Pods, frozen=True, kw_only=True):
     """Settings of the worker around the engine."""
     drain_timeout_seconds: Positive = 60
     """Longest wait for running requests when a pod ends, above `lease_s`; the grace period is derived."""
+    nodes: Positive = 1
+    """Machines that one worker spans, a pod on each; above 1 the pool is a LeaderWorkerSet."""
     gpu: Gpu = Gpu()
-    """Accelerators of each pod; a worker spans those of one machine."""
+    """Accelerators of each pod; a worker has those of all its machines."""
     rdma: Rdma = Rdma()
     """RDMA devices of each pod."""
     shared_memory: Quantity = "1Gi"

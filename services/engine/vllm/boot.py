@@ -49,7 +49,9 @@ def engine_arguments(
         "max_num_seqs": settings.sequences_max,
         "max_num_batched_tokens": settings.step_tokens_max,
         "tensor_parallel_size": settings.tensor_parallel_size,
-        "distributed_executor_backend": "uni" if settings.tensor_parallel_size == 1 else "mp",
+        "distributed_executor_backend": "mp"
+        if settings.tensor_parallel_size > 1 or settings.nodes
+        else "uni",
         "enforce_eager": settings.enforce_eager,
         "enable_prefix_caching": True,
         "scheduling_policy": "priority",
@@ -79,6 +81,13 @@ def engine_arguments(
                 SIDE_CHANNEL_PORT_KEY: settings.side_channel_port or free_port(host),
             },
         )  # no engine_id: a reused one is never trusted again by its peers after a restart
+    if (nodes := settings.nodes) is not None:
+        arguments |= {
+            "nnodes": nodes.count,
+            "node_rank": nodes.rank,
+            "master_addr": nodes.leader_host,
+            "master_port": nodes.leader_port,
+        }
     if settings.adapters:
         arguments |= {"enable_lora": True, "max_loras": len(settings.adapters)}
     known = {field.name for field in dataclasses.fields(AsyncEngineArgs)}

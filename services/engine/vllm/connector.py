@@ -5,7 +5,8 @@ vLLM loads it by module path. Comes in: what vLLM's own connector gets. Goes out
    spins at a whole core even when idle (switching the thread off makes late pulls hang);
 2. leases that can be ended early by the holder (`release`);
 3. a side channel whose address is given, not taken from the environment;
-4. fingerprints of a sample of the blocks: taken when a prompt ends, compared when its pull ends, before
+4. one engine id for all devices of an engine over several machines, each of which would make up its own;
+5. fingerprints of a sample of the blocks: taken when a prompt ends, compared when its pull ends, before
    the scheduler hears of it. A difference is told as vLLM's own failed pull, so its blocks never enter
    the prefix cache and `kv_load_failure_policy` says what becomes of the request.
 Invariant: blocks are given back exactly once, through the same return value that a pull's notice takes;
@@ -26,6 +27,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.nixl import connector as upstr
 from vllm.distributed.kv_transfer.kv_connector.v1.nixl.metadata import NixlConnectorMetadata
 from vllm.distributed.kv_transfer.kv_connector.v1.nixl.pull_worker import NixlPullConnectorWorker
 from vllm.distributed.nixl_utils import NixlWrapper
+from vllm.distributed.parallel_state import get_inner_dp_world_group
 from vllm.v1.kv_cache_interface import KVCacheConfig
 
 from services.engine.vllm.checking import (
@@ -60,6 +62,7 @@ class NixlConnector(upstream.NixlPullConnector):
             self.connector_scheduler.side_channel_host = extra[SIDE_CHANNEL_HOST_KEY]
             self.connector_scheduler.side_channel_port = extra[SIDE_CHANNEL_PORT_KEY]
             return
+        self.engine_id = _engine_id_of_the_leader(vllm_config, self.engine_id)
         with _progress_delay(self.kv_transfer_config.kv_connector_extra_config[PROGRESS_DELAY_KEY]):
             self.connector_worker = self.make_worker(vllm_config, kv_cache_config)
 
@@ -188,6 +191,18 @@ class PullWorker(NixlPullConnectorWorker):
             if request_id not in self._reqs_to_process:
                 self._given_up.discard(request_id)
         return done
+
+
+def _engine_id_of_the_leader(vllm_config: VllmConfig, own: str) -> str:
+    """Take the id that the first device has, whose machine also runs the scheduler that writes tickets.
+
+    vLLM makes a random id per process tree (`KVTransferConfig.__post_init__`), and a pull refuses a device
+    whose id is not that of the ticket. All devices get here together, in a collective call.
+    """
+    if vllm_config.parallel_config.nnodes_within_dp == 1:
+        return own
+    shared: str = get_inner_dp_world_group().broadcast_object(own, src=0)
+    return shared
 
 
 @contextmanager

@@ -63,6 +63,8 @@ def default_environment(settings: VllmSettings) -> dict[str, str]:
     if ipaddress.ip_address(settings.side_channel_host).is_loopback:
         # Peers are on this machine: UCX and torch's gloo would listen on every interface otherwise.
         defaults |= {"UCX_NET_DEVICES": "lo", "GLOO_SOCKET_IFNAME": "lo", "VLLM_HOST_IP": "127.0.0.1"}
+    elif settings.nodes is not None:
+        defaults["VLLM_HOST_IP"] = settings.side_channel_host  # where followers fetch what is to be computed
     return defaults
 
 

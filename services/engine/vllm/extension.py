@@ -21,6 +21,7 @@ from services.engine.vllm.environment import pin_threads
 from services.engine.vllm.seeds import spare_generators
 
 if TYPE_CHECKING:
+    from vllm.config import ParallelConfig
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 _PARENT_LOOK_S = 0.5
@@ -42,6 +43,7 @@ class BatonWorkerExtension:
     """Mixed into vLLM's worker class; names start with `baton_` so that they cannot collide."""
 
     model_runner: "GPUModelRunner"
+    parallel_config: "ParallelConfig"
 
     def baton_settle(self, parent_pid: int, cores: list[int], folder: str) -> WorkerFacts:
         """Make the engine process a good child: pinned, deaf to Ctrl-C, gone when its parent is gone.
@@ -51,16 +53,20 @@ class BatonWorkerExtension:
                 drains and then stops this process, which must not die first.
             cores: cores of every thread; empty pins nothing.
             folder: of local sockets, removed when the parent can no longer do it.
+
+        All three are the leader's. A device on another machine has a follower for its parent, whose threads
+        it inherited as they were pinned.
         """
-        pin_threads(tuple(cores))
+        is_here = self.parallel_config.node_rank_within_dp == 0
+        if is_here:
+            pin_threads(tuple(cores))
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         if self.model_runner.device.type == "cpu":
             spare_generators(self.model_runner)
         Finalize(None, _leave, exitpriority=_LAST)
-        threading.Thread(
-            target=_end_with_parent, args=(parent_pid, folder), name="baton-parent", daemon=True
-        ).start()
+        bond = (parent_pid, folder) if is_here else (os.getppid(), None)
+        threading.Thread(target=_end_with_parent, args=bond, name="baton-parent", daemon=True).start()
         return WorkerFacts(
             pid=os.getpid(),
             kv_cache_bytes=sum(cache.nbytes for cache in self.model_runner.kv_caches),
@@ -90,12 +96,13 @@ def _leave() -> None:
     os._exit(0)
 
 
-def _end_with_parent(parent_pid: int, folder: str) -> None:
+def _end_with_parent(parent_pid: int, folder: str | None) -> None:
     # Multiprocessing ends daemons when their parent exits, not when it is killed: an orphaned engine
     # would keep its core, its memory and its port for ever.
     while _is_alive(parent_pid):
         time.sleep(_PARENT_LOOK_S)
-    shutil.rmtree(folder, ignore_errors=True)
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
     os._exit(1)
 
 

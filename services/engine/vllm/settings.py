@@ -37,6 +37,30 @@ LEASE_MARGIN_S = 1.0
 """Taken off the lease that a ticket promises: covers the ticket's way to its holder and the pull's start."""
 
 
+class NodesSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One engine over several machines, and which of them this is."""
+
+    count: Annotated[int, msgspec.Meta(ge=2)]
+    """Machines. Each runs an equal share of the engine's devices."""
+    rank: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """0 leads: it schedules, serves and is the worker that others see. Those above follow: they compute."""
+    leader_host: Annotated[str, msgspec.Meta(min_length=1)]
+    """Name or address of the leader, as the followers see it."""
+    leader_port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 29501  # vLLM's default
+    """Port at which the leader gathers its followers."""
+
+    def __post_init__(self) -> None:
+        """Refuse a machine that is none of them.
+
+        Raises:
+            ConfigurationInvalid: names the key.
+        """
+        if self.rank >= self.count:
+            raise ConfigurationInvalid(
+                key="nodes.rank", message=f"nodes.rank: {self.rank} must be below nodes.count ({self.count})"
+            )
+
+
 class VllmSettings(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="vllm"
 ):
@@ -67,6 +91,8 @@ class VllmSettings(
     """Tokens computed in one step; a longer prompt is prefilled in chunks."""
     tensor_parallel_size: Positive = 1
     """Devices per engine."""
+    nodes: NodesSettings | None = None
+    """Machines that share these devices; null: this one has all of them."""
     enforce_eager: bool = True
     """Skip compilation; with `kv_cache_bytes` set, a CPU engine then boots in seconds."""
     structured_output: bool = False
@@ -135,6 +161,9 @@ class VllmSettings(
         except ValueError:
             message = f"side_channel_host: {self.side_channel_host!r} is no IP address"
             raise ConfigurationInvalid(key="side_channel_host", message=message) from None
+        if self.nodes is not None and ipaddress.ip_address(self.side_channel_host).is_unspecified:
+            message = "side_channel_host: with nodes, name this machine's own address"
+            raise ConfigurationInvalid(key="side_channel_host", message=message)
         if "" in self.adapters:
             raise ConfigurationInvalid(key="adapters", message="adapters: the empty name is the plain model")
         self.performance_model()
@@ -143,6 +172,11 @@ class VllmSettings(
     def served_name(self) -> str:
         """Name under which the model is served."""
         return self.model_name or self.model
+
+    @property
+    def follows(self) -> bool:
+        """Whether another machine leads this engine."""
+        return self.nodes is not None and self.nodes.rank > 0
 
     def performance_model(self) -> PerformanceModel:
         """Resolve `performance`.

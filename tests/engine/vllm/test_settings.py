@@ -9,7 +9,7 @@ from services.domain.errors import ConfigurationInvalid
 from services.domain.ids import TicketId
 from services.engine.vllm.environment import default_environment, forced_environment
 from services.engine.vllm.leases import KeptLease, LeaseBook
-from services.engine.vllm.settings import VllmSettings
+from services.engine.vllm.settings import NodesSettings, VllmSettings
 from services.runtime.settings import parse
 
 
@@ -25,6 +25,11 @@ from services.runtime.settings import parse
         ({"model": "m", "adapters": {"": "x"}}, "adapters"),
         ({"model": "m", "dtype": "int3"}, "dtype"),
         ({"model": "m", "colour": "red"}, "colour"),
+        ({"model": "m", "nodes": {"count": 2, "rank": 2, "leader_host": "a"}}, "nodes.rank"),
+        (
+            {"model": "m", "nodes": {"count": 2, "leader_host": "a"}, "side_channel_host": "0.0.0.0"},
+            "side_channel_host",
+        ),
     ],
 )
 def test_impossible_settings_name_their_key(values: dict[str, object], key: str) -> None:
@@ -32,6 +37,16 @@ def test_impossible_settings_name_their_key(values: dict[str, object], key: str)
     with pytest.raises(ConfigurationInvalid) as refusal:
         parse(VllmSettings, values, source="test")
     assert refusal.value.key == key
+
+
+def test_who_does_not_lead_follows() -> None:
+    """Rank 0 leads; followers fetch what is to be computed at the address that they know of a machine."""
+    first, second = (NodesSettings(count=2, rank=rank, leader_host="a") for rank in (0, 1))
+    assert not VllmSettings(model="m").follows
+    assert not VllmSettings(model="m", nodes=first).follows
+    follower = VllmSettings(model="m", nodes=second, side_channel_host="10.0.0.7")
+    assert follower.follows
+    assert default_environment(follower)["VLLM_HOST_IP"] == "10.0.0.7"
 
 
 def test_environment_keeps_engines_apart() -> None:
