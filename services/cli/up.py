@@ -164,6 +164,8 @@ def run(options: argparse.Namespace) -> int:
     if options.plan is not None:
         return _run_planned(settings, options)
     if options.on == "local":
+        if options.address is not None:
+            raise ConfigurationInvalid(key="--address", message="--address: of a Ray cluster; add --on ray")
         return asyncio.run(with_cluster(lambda: LocalCluster(settings), _until_stopped))
     require_ray()
     # Only a module that is asked for may need Ray.

@@ -38,6 +38,7 @@ from tests.live.ray_cluster import OnRay, becomes_ready, make_token
 CONFIG = """\
 ray: {{local_cpus: 4, local_dashboard_port: 0, local_folder: {folder}}}
 router: {{early_rejection: false}}
+start_timeout_s: 600
 """
 
 

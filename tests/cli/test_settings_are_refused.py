@@ -49,6 +49,7 @@ async def test_wrong_flags_are_refused(tmp_path: Path) -> None:
         (["--config", str(tmp_path / "absent.yaml")], "absent.yaml"),
         (["--model", str(tmp_path)], "model.folder"),
         (["--engine", "quantum"], "--engine"),
+        (["--address", "auto"], "--on ray"),
     ):
         ended = await baton("up", *arguments, "--run-folder", str(tmp_path / "run"))
         assert (ended.code, key in ended.err) == (2, True), ended.err

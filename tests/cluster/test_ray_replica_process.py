@@ -49,14 +49,15 @@ async def checks_until_missed(process: ReplicaProcess) -> None:
 
 async def test_a_worker_serves_is_missed_and_leaves_nothing(tmp_path: Path, nats_url: str) -> None:
     """Checks pass while it lives; the one after its death fails and says how its log ended."""
-    async with ReplicaProcess(spec(tmp_path, nats_url), tmp_path, SupervisionSettings()) as process:
-        await process.start(DEADLINE_S)
-        assert process.ports
-        await process.check()
-        (pid,) = naming(str(tmp_path))
-        os.kill(pid, signal.SIGKILL)
-        with pytest.raises(EngineFailed, match=r"(?s)decode-abc ended with exit code -9.*ready \(pid"):
-            await checks_until_missed(process)
+    process = ReplicaProcess(spec(tmp_path, nats_url), tmp_path, SupervisionSettings())
+    await process.start(DEADLINE_S)
+    assert process.ports
+    await process.check()
+    (pid,) = naming(str(tmp_path))
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(EngineFailed, match=r"(?s)decode-abc ended with exit code -9.*ready \(pid"):
+        await checks_until_missed(process)
+    await process.end(0.0)
 
 
 async def test_a_worker_that_is_to_go_drains(tmp_path: Path, nats_url: str) -> None:

@@ -22,6 +22,8 @@ POOLS = (
     DeploymentSettings(phase=Phase.DECODE, application="local-decode"),
 )
 POLL_S = 0.2
+START_S = 900.0
+"""Above `start_timeout_s` and the end after it."""
 
 
 def make_token(folder: Path) -> dict[str, str]:
@@ -74,7 +76,7 @@ class OnRay:
 
 
 async def becomes_ready(up: Up) -> OnRay:
-    """Wait until the command says that everything serves."""
-    await until(lambda: "\n  Ray " in up.out or up.process.returncode is not None, NEWS_S)
+    """Wait until the command says that everything serves; it gives up by itself."""
+    await until(lambda: "\n  Ray " in up.out or up.process.returncode is not None, START_S)
     assert up.process.returncode is None, up.err
     return OnRay(up)

@@ -9,11 +9,11 @@ starts a dead replica again (Serve).
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import httpx
 import msgspec
@@ -22,12 +22,15 @@ from services.bus.embedded import EmbeddedNats
 from services.bus.settings import EmbeddedSettings
 from services.cluster.local import GatewayAddress, Progress
 from services.cluster.nats_process import NatsProcess
-from services.cluster.ray.plan import application_name, applications
+from services.cluster.ray.plan import Application, application_name, applications
 from services.cluster.ray.session import Session, close_session, open_session
 from services.cluster.ray.settings import Part
 from services.cluster.settings import ClusterSettings
 from services.cluster.supervisor import Supervisor
 from services.domain.errors import ConfigurationInvalid, EngineFailed
+
+if TYPE_CHECKING:
+    from services.cluster.ray.serving import State
 
 POLL_S = 0.25
 """Time between questions about the start; seconds."""
@@ -138,7 +141,7 @@ class RayCluster:
                 if is_open and len(ready) == len(expected) and await self._serves(http, gateway):
                     return
                 if elapsed_s > self.settings.start_timeout_s:
-                    raise EngineFailed(worker_id=gateway, message=_too_late(elapsed_s, seen))
+                    raise EngineFailed(worker_id=gateway, message=_too_late(elapsed_s, self._planned, seen))
                 await asyncio.sleep(POLL_S)
 
     async def _serves(self, http: httpx.AsyncClient, gateway: str) -> bool:
@@ -262,5 +265,10 @@ def _check_reach(settings: ClusterSettings, session: Session) -> None:
         )
 
 
-def _too_late(elapsed_s: float, seen: Mapping[str, object]) -> str:
-    return f"not ready after {elapsed_s:.0f} s: {seen}"
+def _too_late(elapsed_s: float, planned: Sequence[Application], seen: Mapping[str, "State"]) -> str:
+    parts = "; ".join(
+        f"{part.name}: {seen[part.name].running_count} of {part.replica_count}, {seen[part.name].message}"
+        for part in planned
+        if part.name in seen
+    )
+    return f"not ready after {elapsed_s:.0f} s: {parts or 'nothing of it is there'}"

@@ -8,7 +8,6 @@ started again (Serve).
 import asyncio
 import signal
 from pathlib import Path
-from types import TracebackType
 
 import httpx
 
@@ -108,16 +107,6 @@ class ReplicaProcess:
             pass
         self._child.kill()
         await self._http.aclose()
-
-    async def __aenter__(self) -> "ReplicaProcess":
-        """For `async with`."""
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """End it at once."""
-        await self.end(0.0)
 
     async def _asks(self, question: Question) -> bool:
         return await self._child.asks(question, self._settings.liveness_period_s)

@@ -72,6 +72,7 @@ def open_session(settings: RaySettings, *, cpus: float) -> Session:
     if address is None:
         os.environ.update(_LOCAL_ENVIRONMENT)
     import ray
+    from ray.exceptions import RayError
 
     try:
         if address is not None:
@@ -88,7 +89,7 @@ def open_session(settings: RaySettings, *, cpus: float) -> Session:
                 logging_level=logging.ERROR,
                 _temp_dir=settings.local_folder,
             )
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, RayError) as error:
         raise ConfigurationInvalid(
             key="ray.address", message=f"ray.address: no Ray cluster at {address or 'this machine'}: {error}"
         ) from None
