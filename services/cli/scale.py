@@ -39,8 +39,9 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     command.add_argument(
         "--turn", action="append", default=[], metavar="WORKER=ROLE", help="prefill, decode or both"
     )
-    command.add_argument("--hold", action="append", default=[], choices=tuple(Phase), help="a pool")
-    command.add_argument("--release", action="append", default=[], choices=tuple(Phase), help="a pool")
+    pools = [phase.value for phase in Phase]
+    command.add_argument("--hold", action="append", default=[], choices=pools, help="a pool")
+    command.add_argument("--release", action="append", default=[], choices=pools, help="a pool")
     command.add_argument(
         "--url", default=DEFAULT_URL, help=f"launcher, as `baton up` prints it (default: {DEFAULT_URL})"
     )

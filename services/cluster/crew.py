@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 
 ORDER_AGAIN_S = 0.5
 """Between two orders of a role that a worker's status does not show yet: two statuses."""
+START_GRACE_S = 5.0
+"""Longest wait for the end of a worker that never served: it has nothing to finish, and an engine that loads
+hears no signal."""
 WATCH_AGAIN_S = 1.0
 """Before the fleet is watched again."""
 
@@ -94,7 +97,8 @@ class Crew:
         self._tell(f"{member.name} is let go")
         tended = self._tended[member.name]
         self._supervisor.release(tended)
-        self._nursery.start(self._see_off(tended.child), f"drain of {member.name}")
+        patience_s = self._drain_timeout_s if tended.serves else START_GRACE_S
+        self._nursery.start(_see_off(tended.child, patience_s), f"drain of {member.name}")
 
     def busy(self) -> Mapping[str, int]:
         """Count the sequences of each worker that announces itself."""
@@ -103,7 +107,9 @@ class Crew:
 
     def _tend(self, member: Member, child: Child, *, is_running: bool) -> None:
         name = member.name
-        tended = self._tended[name] = _Tended(child, lambda standing: self._stands(name, standing))
+        tended = self._tended[name] = _Tended(
+            child, lambda standing: self._stands(name, standing), serves=is_running
+        )
         self._supervisor.add(tended, is_running=is_running, gone=lambda: self._gone(name))
 
     def _stands(self, name: str, standing: Standing) -> None:
@@ -112,17 +118,6 @@ class Crew:
     def _gone(self, name: str) -> None:
         self._roster.gone(name)
         self._children.forget(self._tended.pop(name).child)
-
-    async def _see_off(self, child: Child) -> None:
-        if not child.runs:
-            return  # the supervisor starts it no more
-        child.signal(signal.SIGTERM)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._drain_timeout_s):
-                await child.wait()
-                return
-        log.warning("%s did not end within %g s and is killed", child.name, self._drain_timeout_s)
-        child.kill()
 
     async def _order(self) -> None:
         while True:
@@ -146,11 +141,25 @@ class Crew:
             await asyncio.sleep(WATCH_AGAIN_S)
 
 
+async def _see_off(child: Child, patience_s: float) -> None:
+    if not child.runs:
+        return  # the supervisor starts it no more
+    child.signal(signal.SIGTERM)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(patience_s):
+            await child.wait()
+            return
+    log.warning("%s did not end within %g s and is killed", child.name, patience_s)
+    child.kill()
+
+
 class _Tended:
     """A process whose starts are told. A `services.cluster.supervisor.Watched`."""
 
-    def __init__(self, child: Child, stands: Callable[[Standing], None]) -> None:
+    def __init__(self, child: Child, stands: Callable[[Standing], None], *, serves: bool) -> None:
         self.child = child
+        self.serves = serves
+        """Whether this life of it took work: only then is there anything to finish."""
         self._stands = stands
 
     @property
@@ -158,6 +167,7 @@ class _Tended:
         return self.child.name
 
     async def start(self) -> None:
+        self.serves = False
         self._stands(Standing.STARTING)
         await self.child.start()
 
@@ -167,6 +177,7 @@ class _Tended:
     async def asks(self, question: Question, timeout_s: float) -> bool:
         answered = await self.child.asks(question, timeout_s)
         if answered and question is Question.READY:
+            self.serves = True
             self._stands(Standing.READY)
         return answered
 
