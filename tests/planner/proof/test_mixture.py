@@ -21,7 +21,7 @@ CHEAP = KindSettings(
     power_w=500.0,
     workers_max=CHEAP_MAX,
 )
-LOAD = led_in(drawn(load_of([60.0] * 90 + [150.0] * 90), 1), lead_s=1_200.0, like_s=120.0, seed=2)
+LOAD = led_in(drawn(load_of([60.0] * 60 + [150.0] * 60), 1), lead_s=600.0, like_s=120.0, seed=2)
 
 
 def settings(*kinds: KindSettings, power_w_max: float | None = None) -> PlannerSettings:
@@ -38,7 +38,7 @@ def test_a_cheaper_kind_saves_what_it_can_and_costs_stay_above_the_bound() -> No
     alone = replay_load(LOAD, settings(DEAR), compares=False).outcomes[0]
     both = replay_load(LOAD, settings(DEAR, CHEAP), compares=False).outcomes[0]
     assert both.scaler == PLANNER
-    assert both.attained_frac > 0.98
+    assert both.attained_frac > alone.attained_frac - 0.005
     assert both.gpu_h < 0.95 * alone.gpu_h
     assert both.ratio >= 1.0
 
