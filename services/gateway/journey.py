@@ -207,12 +207,17 @@ class Journey:
 
     async def _hold(self, ticket: Ticket, chosen: DecodePlacement) -> None:
         """Keep the first token until the second can follow at pace."""
-        view = self._reach.router.fleet.get(chosen.worker_id)
+        router, request = self._reach.router, self._life.request
+        view = router.fleet.get(chosen.worker_id)
         if view is None:
             return
         step_s = next(c.step_s for c in chosen.candidates if c.worker_id == chosen.worker_id)
         hold_s = first_token_hold_s(
-            ticket, view.status.performance, step_s, self._reach.router.settings.tpot_target_s
+            ticket,
+            view.status.performance,
+            step_s=step_s,
+            tpot_target_s=router.settings.tpot_target_s,
+            output_tokens=router.lengths.expect(request.model, request.sampling.max_tokens),
         )
         if hold_s > 0:
             async with self._reach.in_time(self._life):

@@ -44,7 +44,7 @@ class Cluster:
             timing: every worker's engine.
             worker_count: workers.
             policy: makes the policy for the fleet it is to see.
-            itl_slo_s: longest gap aimed at; a just-in-time first token waits by it.
+            itl_slo_s: longest gap aimed at, also behind a just-in-time first token.
             status_delay_s: time between two statuses of a worker; 0: the policy sees the present.
             event_delay_s: how late cache events arrive; 0 with no status delay: at once.
             run_steps_max: steps a worker computes ahead at most; 1 walks step by step.

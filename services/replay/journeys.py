@@ -7,6 +7,8 @@ until the transfer ended; a request ends once. Not here: where it goes (`policy`
 
 from array import array
 
+from services.domain.first_gap import first_gap_max_s
+from services.domain.spoiling import LengthRecord
 from services.replay.agenda import Agenda, Happening
 from services.replay.fleet import PresentFleet
 from services.replay.policy import FirstToken, Policy, Way
@@ -38,7 +40,7 @@ class Journeys:
             policy: asked for decode workers, told of ends.
             workers: by number.
             records: by number of the request.
-            itl_slo_s: longest gap aimed at; a just-in-time first token waits by it.
+            itl_slo_s: longest gap aimed at, also behind a just-in-time first token.
         """
         self.records = records
         self.queue_times_s, self.queue_counts = array("d"), array("l")
@@ -50,6 +52,7 @@ class Journeys:
         self._workers = workers
         self._timing: EngineTiming = fleet.timing
         self._itl_slo_s = itl_slo_s
+        self._lengths = LengthRecord()
         self._links = Links(len(workers), fleet.timing, policy.mechanisms)
         self._handoffs: dict[int, Handoff] = {}
         self._fetches: dict[int, Fetch] = {}
@@ -149,10 +152,13 @@ class Journeys:
         if first is not FirstToken.DECODE:
             record.first_s = self._agenda.now_s
         if first is FirstToken.JUST_IN_TIME:
-            record.first_s = max(self._agenda.now_s, self._expected_second_s(handoff) - self._itl_slo_s)
+            record.first_s = max(self._agenda.now_s, self._just_in_time_s(handoff))
 
-    def _expected_second_s(self, handoff: Handoff) -> float:
-        """Predict the second token: the KV is there, the step under way is over, another, and its own."""
+    def _just_in_time_s(self, handoff: Handoff) -> float:
+        """Say from when on a first token may be shown.
+
+        The second is expected when the KV is there, the step under way is over, another, and its own.
+        """
         state, now_s = self._fleet.state(handoff.target), self._agenda.now_s
         tokens = handoff.prefill.job.prompt_tokens + 1
         step_s = self._timing.performance.decode_s(
@@ -160,7 +166,10 @@ class Journeys:
         )
         waits_s = step_s if state.decode_count else 0.0
         free_s = now_s if state.step_end_s is None else state.step_end_s
-        return max(self._links.expected_end_s(handoff, now_s) + waits_s, free_s) + step_s
+        second_s = max(self._links.expected_end_s(handoff, now_s) + waits_s, free_s) + step_s
+        return second_s - first_gap_max_s(
+            output_tokens=self._lengths.mean_tokens, step_s=step_s, tpot_target_s=self._itl_slo_s
+        )
 
     def reserved(self, worker: Worker, sequence: Sequence) -> None:
         """A worker has room for what a sequence pulls."""
@@ -217,6 +226,7 @@ class Journeys:
         record.ended_s = self._agenda.now_s
         self._handoffs.pop(sequence.job.index, None)
         self.ended_count += 1
+        self._lengths.fold(record.output_tokens)
         self._policy.ended(sequence.job, self._agenda.now_s, record.output_tokens)
 
     def note_queue(self, change: int) -> None:

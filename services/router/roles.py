@@ -3,8 +3,9 @@
 Comes in: prompts as they arrive (in seconds of prefill), what decodes now. Goes out: a number of workers.
 The number is the one for which the wait of a prompt, as a share of the TTFT target, and a decode step, as a
 share of the TPOT target, add up to least: a second more of wait and a second more per token are measured by
-what each may take, so no ratio is set by anyone. Wait: Sakasegawa's approximation for several servers (1977),
-and half a burst, since prompts come in bursts: (index of dispersion - 1) / 2 of them are ahead on average.
+what each may take, so no ratio is set by anyone. Wait: Sakasegawa's approximation for several servers
+(1977), and half a burst, since prompts come in bursts: (index of dispersion - 1) / 2 of them are ahead on
+average. What it gets wrong is learned (`services.router.wait_record`).
 Invariant: functions of values; a number is always within what was asked for.
 Not here: which workers (`services.router.soft_roles`), what the planner orders.
 """
@@ -176,6 +177,7 @@ def decoder_count(
     tpot_target_s: float,
     least: int = 1,
     most: int | None = None,
+    wait_factor: float = 1.0,
 ) -> int:
     """Choose how many workers decode.
 
@@ -187,11 +189,12 @@ def decoder_count(
         tpot_target_s: of a request.
         least: workers that decode in any case, >= 1.
         most: that may decode, >= `least`; None is all but one.
+        wait_factor: what a predicted wait is multiplied by, as `services.router.wait_record` has it.
     """
     best: tuple[bool, float, int] | None = None
     for decoders in range(least, max(least, worker_count - 1 if most is None else most) + 1):
         share = step_s(decoders) / tpot_target_s
-        wait = demand.wait_s(max(1, worker_count - decoders)) / ttft_target_s
+        wait = wait_factor * demand.wait_s(max(1, worker_count - decoders)) / ttft_target_s
         offer = (share > STEP_FRAC_MAX, wait + share, decoders)
         if best is None or offer < best:
             best = offer

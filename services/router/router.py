@@ -131,6 +131,10 @@ class Router:
             self._drop(worker_id)
         return gone
 
+    def fold_wait(self, model: str, wait_s: float) -> None:
+        """Take how long a prompt that was placed by this router waited in the queue."""
+        self._roles.fold_wait(model, wait_s)
+
     def fold_kv(self, batch: KvEventBatch) -> GapFound | None:
         """Take KV events; returns what is missing, once per gap."""
         return self._note(self.index.fold(batch))

@@ -10,12 +10,13 @@ Not here: how many (`services.router.roles`), when one of them takes a prompt (`
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from services.domain.worker import Phase
 from services.router.fleet import FleetView
 from services.router.roles import Decodes, Demand, DemandRecord, decoder_count, step_limit_s
 from services.router.settings import RouterSettings
+from services.router.wait_record import WaitRecord
 from services.router.worker_view import WorkerView
 
 PERIOD_S = 0.1
@@ -30,7 +31,10 @@ MODELS_MAX = 256
 class _Model:
     """What is known of one model."""
 
-    record: DemandRecord
+    record: DemandRecord = field(default_factory=DemandRecord)
+    waits: WaitRecord = field(default_factory=WaitRecord)
+    wait_s: float | None = None
+    """That prompts were expected to have when the limit was found."""
     limit_s: float | None = None
     found_s: float | None = None
 
@@ -51,7 +55,15 @@ class SoftRoles:
             prefill_s: what its prefill takes.
             now_s: of its arrival.
         """
-        self._known(model).record.fold(prefill_s, now_s)
+        known = self._known(model)
+        known.record.fold(prefill_s, now_s)
+        if known.wait_s is not None:
+            known.waits.expect(known.wait_s)
+
+    def fold_wait(self, model: str, wait_s: float) -> None:
+        """Take how long a prompt waited in the queue."""
+        if model in self._models:
+            self._models[model].waits.fold(wait_s)
 
     def step_limit_s(self, model: str, fleet: FleetView, now_s: float) -> float | None:
         """Say how long a step of a model's soft-roled workers may become; None where there are none."""
@@ -61,7 +73,13 @@ class SoftRoles:
         known = self._known(model)
         if known.found_s is None or now_s - known.found_s >= PERIOD_S:
             prefillers = [view for view in fleet.serving(model, Phase.PREFILL) if view.ready]
-            known.limit_s = limit_of(decoders, prefillers, known.record.demand(), self._settings)
+            known.limit_s, known.wait_s = limit_of(
+                decoders,
+                prefillers,
+                known.record.demand(),
+                self._settings,
+                wait_factor=known.waits.tail_factor,
+            )
             known.found_s = now_s
         return known.limit_s
 
@@ -69,14 +87,19 @@ class SoftRoles:
         if model not in self._models:
             if len(self._models) >= MODELS_MAX:
                 self._models.clear()
-            self._models[model] = _Model(DemandRecord())
+            self._models[model] = _Model()
         return self._models[model]
 
 
 def limit_of(
-    decoders: Sequence[WorkerView], prefillers: Sequence[WorkerView], demand: Demand, settings: RouterSettings
-) -> float:
-    """Choose how long a step may become before a sequence goes to an emptier worker, in s.
+    decoders: Sequence[WorkerView],
+    prefillers: Sequence[WorkerView],
+    demand: Demand,
+    settings: RouterSettings,
+    *,
+    wait_factor: float = 1.0,
+) -> tuple[float, float]:
+    """Choose how long a step may become before a sequence goes to an emptier worker.
 
     Args:
         decoders: workers that take sequences, >= 1.
@@ -84,6 +107,10 @@ def limit_of(
         demand: prompts as this router places them. It may be one of several, so that the share of time in
             which workers are seen prefilling counts where it is more.
         settings: targets.
+        wait_factor: what a predicted wait is multiplied by.
+
+    Returns:
+        The limit, s; the mean wait that prompts are then predicted to have, at most the TTFT target, s.
     """
     soft_count = sum(Phase.PREFILL in view.status.phases for view in decoders)
     fixed_prefillers = len(prefillers) - soft_count
@@ -93,13 +120,17 @@ def limit_of(
     most = len(decoders) if fixed_prefillers else max(1, len(decoders) - 1)
     performance = min(decoders, key=lambda view: view.worker_id).status.performance
     decodes = Decodes(performance=performance, sequence_count=sequences, context_tokens=tokens)
+    workers = len(decoders) + fixed_prefillers
+    demand = replace(demand, load=max(demand.load, sum(view.prefill_share for view in prefillers)))
     wanted = decoder_count(
-        len(decoders) + fixed_prefillers,
-        replace(demand, load=max(demand.load, sum(view.prefill_share for view in prefillers))),
+        workers,
+        demand,
         step_s=decodes.step_s,
         ttft_target_s=settings.ttft_target_s,
         tpot_target_s=settings.tpot_target_s,
         least=min(most, max(1, len(decoders) - soft_count, math.ceil(tokens / (fits * KV_USE_MAX)))),
         most=most,
+        wait_factor=wait_factor,
     )
-    return step_limit_s(wanted, decodes, tpot_target_s=settings.tpot_target_s)
+    wait_s = min(settings.ttft_target_s, demand.wait_s(max(1, workers - wanted)))
+    return step_limit_s(wanted, decodes, tpot_target_s=settings.tpot_target_s), wait_s

@@ -31,11 +31,14 @@ def running(count: int, tokens_each: int = 500) -> WorkerLoad:
     )
 
 
-def limit_of(router: Router, *, prompts_per_s: float = 10.0) -> float:
-    """The limit while prompts of 50 ms come so often."""
+def limit_of(router: Router, *, prompts_per_s: float = 10.0, waits_s: float | None = None) -> float:
+    """The limit while prompts of 50 ms come so often, and wait so long if that is known."""
     roles = SoftRoles(router.settings)
     for turn in range(round(10 * prompts_per_s)):
         roles.fold(MODEL, 0.05, turn / prompts_per_s)
+        if waits_s is not None:
+            roles.step_limit_s(MODEL, router.fleet, turn / prompts_per_s)
+            roles.fold_wait(MODEL, waits_s)
     limit_s = roles.step_limit_s(MODEL, router.fleet, 10.0)
     assert limit_s is not None
     return limit_s
@@ -56,6 +59,12 @@ def test_prompts_raise_the_limit() -> None:
     """The more of them come, the fewer workers decode the same sequences, with longer steps."""
     router = router_of(*(worker(f"s{i}", BOTH, load=running(60, 100)) for i in range(4)))
     assert limit_of(router, prompts_per_s=50) > limit_of(router, prompts_per_s=5)
+
+
+def test_waits_that_are_seen_raise_it() -> None:
+    """Prompts that wait longer than predicted get workers that would have decoded."""
+    router = router_of(*(worker(f"s{i}", BOTH, load=running(60, 100)) for i in range(4)))
+    assert limit_of(router, prompts_per_s=20, waits_s=1.0) > limit_of(router, prompts_per_s=20, waits_s=0.0)
 
 
 def test_full_memory_lowers_it() -> None:

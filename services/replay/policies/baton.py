@@ -42,6 +42,8 @@ class Baton:
         """The last ones of kept jobs."""
         self._shortest_s: dict[int, float] = {}
         """Of kept jobs: their prefill where it is shortest."""
+        self._alone_s: dict[int, float] = {}
+        """Of jobs whose prompt is not computed yet: the same, as it was when they came."""
         self._given = [Given() for _ in range(fleet.worker_count)]
         self._bound: dict[int, tuple[int, int | None]] = {}
         """Who computes a job's prompt, and who writes, if that is known."""
@@ -69,6 +71,7 @@ class Baton:
         best = max(fleet.overlap_blocks(worker, job.block_names) for worker in range(fleet.worker_count))
         prefill_s = prompt_s(fleet.timing, job, best)
         self._held[job.index], self._shortest_s[job.index] = job, prefill_s
+        self._alone_s[job.index] = prefill_s
         self._seats.fold(prefill_s, now_s)
         return None
 
@@ -167,6 +170,7 @@ class Baton:
         """Learn that a prompt is computed: its KV is here, or the rest of it on its way."""
         prefill, decode = self._bound[job.index]
         self._order.fold(now_s - job.arrival_s)
+        self._seats.fold_wait(max(0.0, now_s - job.arrival_s - self._alone_s.pop(job.index)))
         self._given[prefill].prefilling.discard(job.index)
         if decode is None or decode == prefill:
             self._arrived(job, prefill)

@@ -16,6 +16,7 @@ from services.replay.policies.baton_offers import Coming
 from services.replay.policy import Fleet, WorkerState
 from services.replay.sequence import Job
 from services.router.roles import Decodes, DemandRecord, RecentLoad, decoder_count, step_limit_s
+from services.router.wait_record import WaitRecord
 
 GROWTH_BLOCKS = 10
 """Blocks left free for a sequence's output when it is bound to a worker."""
@@ -59,6 +60,7 @@ class Seats:
         self._itl_slo_s = itl_slo_s
         self._demand = DemandRecord()
         self._recent = RecentLoad()
+        self._waits = WaitRecord()
         self._step_s = 0.0
         """Of a worker that decodes, when last looked at."""
 
@@ -66,6 +68,10 @@ class Seats:
         """Learn of a prompt that arrived."""
         self._demand.fold(prefill_s, now_s)
         self._recent.fold(prefill_s, now_s, self._memory_s())
+
+    def fold_wait(self, wait_s: float) -> None:
+        """Learn how much longer a prompt took than its prefill alone."""
+        self._waits.fold(wait_s)
 
     def _memory_s(self) -> float:
         """How long what is placed now will decode: demand over that time decides who may."""
@@ -109,15 +115,17 @@ class Seats:
         decodes = Decodes(
             performance=self._fleet.timing.performance, sequence_count=sequences, context_tokens=tokens
         )
-        demand = self._demand.demand()
-        recent = self._recent.load(now_s, self._memory_s())
+        workers, demand = self._fleet.worker_count, self._demand.demand()
+        demand = replace(demand, load=max(demand.load, self._recent.load(now_s, self._memory_s())))
         decoders = decoder_count(
-            self._fleet.worker_count,
-            replace(demand, load=max(demand.load, recent)),
+            workers,
+            demand,
             step_s=decodes.step_s,
             ttft_target_s=self._ttft_slo_s,
             tpot_target_s=self._itl_slo_s,
+            wait_factor=self._waits.tail_factor,
         )
+        self._waits.expect(min(self._ttft_slo_s, demand.wait_s(max(1, workers - decoders))))
         self._step_s = decodes.step_s(decoders)
         return step_limit_s(decoders, decodes, tpot_target_s=self._itl_slo_s)
 
