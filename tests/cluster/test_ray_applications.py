@@ -18,7 +18,7 @@ from services.cluster.settings import (
 )
 from services.domain.errors import ConfigurationInvalid
 from services.domain.worker import Phase
-from services.engine.vllm.settings import VllmSettings
+from services.engine.vllm.settings import NodesSettings, VllmSettings
 from services.gateway.edge.settings import EdgeSettings
 from services.gateway.process_settings import GatewayProcessSettings
 from services.runtime.settings import parse
@@ -120,6 +120,14 @@ def test_a_gateway_listens_where_it_is_told_to(listens: str, asked_at: str) -> N
     [
         (ClusterSettings(standalone_router=True), "standalone_router"),
         (ClusterSettings(launcher=LauncherSettings()), "launcher"),
+        (
+            ClusterSettings(
+                vllm=VllmSettings(
+                    model="m", tensor_parallel_size=2, nodes=NodesSettings(count=2, leader_host="10.0.0.5")
+                )
+            ),
+            "vllm.nodes",
+        ),
         (ClusterSettings(gateways=2, edge=EdgeSettings(http_port=0)), "edge.http_port"),
         (ClusterSettings(ray=RaySettings(drain_timeout_s=30.0)), "ray.drain_timeout_s"),
         (

@@ -185,14 +185,19 @@ class RayCluster:
     async def _watch(self, tell: Callable[[str], None]) -> str:
         from services.cluster.ray import serving
 
+        loop = asyncio.get_running_loop()
         names = [part.name for part in self._planned]
         known: dict[str, str] = dict.fromkeys(names, "HEALTHY")
+        heard_s = loop.time()
         while True:
             await asyncio.sleep(self.settings.supervision.liveness_period_s)
             try:
                 seen = await self._blocking(partial(serving.states, names))
-            except EngineFailed as error:
-                return str(error)
+            except EngineFailed as error:  # Ray starts Serve's controller again when it died
+                if loop.time() - heard_s > self.settings.start_timeout_s:
+                    return str(error)
+                continue
+            heard_s = loop.time()
             for name in names:
                 state = seen.get(name)
                 status = state.status if state else "gone"

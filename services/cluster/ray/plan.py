@@ -242,6 +242,10 @@ def _check(settings: ClusterSettings) -> None:
         raise ConfigurationInvalid(
             key="launcher", message="launcher: leave it out on Ray: Serve starts workers and lets them go"
         )
+    if settings.vllm is not None and settings.vllm.nodes is not None:
+        raise ConfigurationInvalid(
+            key="vllm.nodes", message="vllm.nodes: must be null on Ray: a replica is on one machine"
+        )
     if settings.gateways > 1 and 0 in (settings.edge.http_port, settings.edge.grpc_port):
         raise ConfigurationInvalid(
             key="edge.http_port",
