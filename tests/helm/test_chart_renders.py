@@ -8,20 +8,13 @@ import pytest
 from services.cli import pages
 from services.cli.chart import files
 from tests.helm.chart import CHART, VALUES, golden_text, pods, rendered, values_of
+from tests.helm.foreign_schemas import foreign_faults, is_foreign
 from tests.helm.golden import GOLDEN
 from tests.helm.schemas import faults
 from tests.house.tree import ROOT
 
 KUBERNETES = ("1.35", "1.36", "1.37")
 """Versions whose schemas manifests must fit; the chart asks for 1.30 and later."""
-FOREIGN = {
-    "Certificate": "cert-manager.io/v1",
-    "HTTPRoute": "gateway.networking.k8s.io/v1",
-    "LeaderWorkerSet": "leaderworkerset.x-k8s.io/v1",
-    "PodMonitor": "monitoring.coreos.com/v1",
-    "PrometheusRule": "monitoring.coreos.com/v1",
-}
-"""Kinds that are no part of Kubernetes; the package of schemas has none for them."""
 WARNING = 2
 """Helm's severity from which strict linting fails."""
 
@@ -52,8 +45,7 @@ def test_manifests_fit_the_schemas_of_kubernetes(name: str, version: str) -> Non
     """Every manifest is what the API server's own schema says, with no field that it does not know."""
     found: list[str] = []
     for manifest in rendered(name):
-        if FOREIGN.get(manifest["kind"]) != manifest["apiVersion"]:
-            found += faults(manifest, version)
+        found += foreign_faults(manifest) if is_foreign(manifest) else faults(manifest, version)
     for pod in pods(rendered(name)):
         whole = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {}, "template": pod.template}
         found += faults(whole, version)
@@ -61,12 +53,15 @@ def test_manifests_fit_the_schemas_of_kubernetes(name: str, version: str) -> Non
 
 
 def test_an_unknown_field_is_found() -> None:
-    """The check can fail: a misspelt field of a container is told."""
+    """The check can fail: a misspelt field of a container is told, and one of another project's resource."""
     manifest = {
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"},
         "spec": {"containers": [{"name": "x", "image": "x", "comand": ["x"]}]},
     }  # fmt: skip
     assert "comand" in "".join(faults(manifest, KUBERNETES[-1]))
+    (rule,) = [m for m in rendered("production") if m["kind"] == "PrometheusRule"]
+    rule["spec"]["groups"][0]["rules"][0]["fro"] = "1m"
+    assert "fro" in "".join(foreign_faults(rule))
 
 
 def test_values_and_their_schema_are_fresh() -> None:

@@ -8,9 +8,10 @@ from services.runtime.settings import override, parse
 from services.worker.following import engine_to_follow
 from services.worker.settings import WorkerProcessSettings
 from tests.helm.chart import Manifest, config_of, expand, merged, pods, render, values_of
+from tests.helm.foreign_schemas import foreign_faults, is_foreign
 from tests.helm.kubelet import SETTINGS
 from tests.helm.schemas import faults
-from tests.helm.test_chart_renders import FOREIGN, KUBERNETES
+from tests.helm.test_chart_renders import KUBERNETES
 
 
 def _rendered(changes: dict[str, Any]) -> list[Manifest]:
@@ -19,8 +20,7 @@ def _rendered(changes: dict[str, Any]) -> list[Manifest]:
     found = [
         fault
         for manifest in manifests
-        if FOREIGN.get(manifest["kind"]) != manifest["apiVersion"]
-        for fault in faults(manifest, KUBERNETES[-1])
+        for fault in (foreign_faults(manifest) if is_foreign(manifest) else faults(manifest, KUBERNETES[-1]))
     ]
     assert not found, "\n".join(found)
     return manifests
