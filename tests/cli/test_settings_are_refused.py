@@ -1,5 +1,6 @@
 """Wrong settings stop the start with exit code 2 and name the key; nothing is clamped."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,12 @@ async def test_wrong_flags_are_refused(tmp_path: Path) -> None:
         ended = await baton("up", *arguments, "--run-folder", str(tmp_path / "run"))
         assert (ended.code, key in ended.err) == (2, True), ended.err
         assert "Traceback" not in ended.err
+
+
+def test_without_ray_it_is_said_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ray is an extra; where it is missing nothing is started."""
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert main(["up", "--on", "ray"]) == 2
+    assert "pip install 'baton-serve[ray]'" in capsys.readouterr().err
