@@ -73,3 +73,19 @@ def test_a_token_just_in_time_leaves_the_target_before_the_second(streams_kv: bo
     in_time = times_s(Mechanisms(streams_kv=streams_kv, first_token=FirstToken.JUST_IN_TIME))
     assert in_time[1:] == at_once[1:]
     assert in_time[1] - in_time[0] == pytest.approx(0.004)
+
+
+def test_short_outputs_begin_at_their_pace() -> None:
+    """Once outputs are known to be short, their first gap is a step, as every other one."""
+    options = PolicyOptions(prefill_workers=1, mechanisms=Mechanisms(first_token=FirstToken.JUST_IN_TIME))
+    cluster = Cluster(
+        trace_of(*((float(index), 72, 3, ()) for index in range(20))),
+        TIMING,
+        worker_count=2,
+        policy=lambda fleet: POLICIES["round-robin"](fleet, options),
+        itl_slo_s=0.004,
+    )
+    cluster.run()
+    first_gaps_s = [times[1] - times[0] for times in token_times_s(cluster)]
+    assert first_gaps_s[0] == pytest.approx(0.004)
+    assert first_gaps_s[-1] == pytest.approx(DECODE_S) < 0.004
