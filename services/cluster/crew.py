@@ -68,6 +68,7 @@ class Crew:
         self._tell = tell
         self._tended: dict[str, _Tended] = {}
         self._fleet: dict[WorkerId, WorkerStatus] = {}
+        self._turned = asyncio.Event()
         self._nursery = Nursery("crew")
         self._nursery.start(self._follow(), "fleet")
         self._nursery.start(self._order(), "orders")
@@ -91,6 +92,7 @@ class Crew:
         self._tell(f"{member.name} is turned to {'+'.join(member.role)}")
         child = self._tended[member.name].child
         child.spec = turned(child.spec, member.role)
+        self._turned.set()
 
     def dismiss(self, member: Member) -> None:
         """Let a worker go: it drains and ends."""
@@ -126,7 +128,10 @@ class Crew:
                 if status is not None and member.standing is Standing.READY and status.phases != member.role:
                     order = RoleOrder(worker_id=status.worker_id, epoch=status.epoch, phases=member.role)
                     await self._bus.order_role(order)
-            await asyncio.sleep(ORDER_AGAIN_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ORDER_AGAIN_S):
+                    await self._turned.wait()
+            self._turned.clear()
 
     async def _follow(self) -> None:
         while True:
