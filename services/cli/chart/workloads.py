@@ -248,7 +248,7 @@ class Planner(Pods, frozen=True, kw_only=True):
     enabled: bool = False
     """Run it. Its account may read the pools named here and scale them, and nothing else."""
     replicas: Positive = 1
-    """How many; one acts, the others stand by and one of them goes on within 15 s of its end."""
+    """How many; one acts, the others stand by and one of them goes on within 20 s of its end."""
     pools: list[PlannedPool] = []
     """What it scales; their `replicas` are then its own."""
     prometheus_url: str = ""
