@@ -83,9 +83,10 @@ def test_short_outputs_begin_at_their_pace() -> None:
         TIMING,
         worker_count=2,
         policy=lambda fleet: POLICIES["round-robin"](fleet, options),
-        itl_slo_s=0.004,
+        itl_slo_s=0.01,
     )
     cluster.run()
     first_gaps_s = [times[1] - times[0] for times in token_times_s(cluster)]
-    assert first_gaps_s[0] == pytest.approx(0.004)
-    assert first_gaps_s[-1] == pytest.approx(DECODE_S) < 0.004
+    assert first_gaps_s[0] == pytest.approx(0.01)
+    assert first_gaps_s[-1] == pytest.approx(DECODE_S)
+    assert DECODE_S < 0.01
