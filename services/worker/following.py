@@ -1,7 +1,7 @@
 """A process of an engine over several machines that does not lead: it computes, and nobody calls it.
 
-Comes in: settings whose engine has a rank above 0, signals. Goes out: exit code 0 when it followed its leader
-to the end, 1 when a device or the leader was lost. Invariant: at SIGTERM it computes on until the leader is
+Comes in: settings whose engine has a rank above 0, signals. Goes out: exit code 0 when it was asked to stop,
+1 when a device or the leader was lost. Invariant: at SIGTERM it computes on until the leader is
 gone, which drains meanwhile; whoever starts it bounds that. Not here: the devices (`services.engine.vllm`).
 """
 
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from services.domain.errors import ServingError
 from services.engine.vllm.settings import NodesSettings, VllmSettings
 from services.runtime.lifecycle import StopSignal
 from services.runtime.metrics import Meters
@@ -44,7 +45,12 @@ async def run(settings: WorkerProcessSettings, engine: VllmSettings) -> int:
     stop.install()
     if settings.metrics_port is not None:
         log.info("metrics on port %d", probe.serve(settings.link.host, settings.metrics_port))
-    follower = Follower(engine)
+    try:
+        follower = Follower(engine)
+    except ServingError as error:
+        log.error("%s: %s", error.code, error)
+        probe.close()
+        return 1
     try:
         if not await _loaded(follower, engine, stop):
             return 0

@@ -139,8 +139,12 @@ class Api:
         if method != "GET":
             headers["Content-Type"] = _MERGE if method == "PATCH" else "application/json"
         file = Path(self._settings.token_file)
-        if file.exists():
+        try:
             headers["Authorization"] = f"Bearer {file.read_text(encoding='utf-8').strip()}"
+        except FileNotFoundError:
+            pass  # outside a pod: a server that asks for none
+        except OSError as error:
+            raise TargetUnavailable(f"the token cannot be read: {error}") from None
         return headers
 
 

@@ -60,11 +60,19 @@ class Kubernetes:
             )
         self._decided_on: dict[WorkloadSettings, int] = {}
         self._nursery: Nursery | None = None
+        self._failure: BaseException | None = None
 
     async def pools(self) -> tuple[PoolState, ...]:
-        """Say what all workloads are like now; the first call begins to follow them."""
+        """Say what all workloads are like now; the first call begins to follow them.
+
+        Raises:
+            TargetUnavailable: one of them is out of sight.
+            BaseException: what ended the following of one, which nothing but a new process mends.
+        """
+        if self._failure is not None:
+            raise self._failure
         if self._nursery is None:
-            self._nursery = Nursery("kubernetes")
+            self._nursery = Nursery("kubernetes", self._failed)
             for workload, follower in self._followers.items():
                 self._nursery.start(follower.run(), workload.name)
             if self._leadership is not None:
@@ -102,6 +110,9 @@ class Kubernetes:
             await self._leadership.release()
         for api in self._apis:
             await api.close()
+
+    def _failed(self, failure: BaseException) -> None:
+        self._failure = failure
 
     def _workload(self, order: PoolOrder) -> WorkloadSettings | None:
         return next(

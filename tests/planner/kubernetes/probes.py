@@ -38,7 +38,7 @@ class Probes:
         await self._ask("scale of nobody", "PUT", f"{DEPLOYMENTS}/nobody/scale", json=missing)
         again = await self._ask("list after scaling", "GET", DEPLOYMENTS, params=_named("probe"))
         assert again["items"][0]["metadata"]["resourceVersion"] == scaled["metadata"]["resourceVersion"]
-        await self._watch("watch", listed["metadata"]["resourceVersion"])
+        await self._watch("watch", listed["metadata"]["resourceVersion"], scaled_to=6)
         await self._watch("watch from long ago", "1")
         free = await self._ask("lease", "GET", f"{LEASES}/probe")
         version = free["metadata"]["resourceVersion"]
@@ -64,15 +64,21 @@ class Probes:
         self.answers[name] = {"status": answer.status_code, "body": body}
         return body
 
-    async def _watch(self, name: str, version: str) -> None:
+    async def _watch(self, name: str, version: str, *, scaled_to: int | None = None) -> None:
+        """Watch until the server ends it; scale at the first event, so that another follows."""
         query = _named("probe") | {
             "watch": "1",
             "allowWatchBookmarks": "true",
             "resourceVersion": version,
             "timeoutSeconds": WATCH_S,
         }
+        events: list[Json] = []
         async with self._client.stream("GET", DEPLOYMENTS, params=query) as answer:
-            events = [json.loads(line) async for line in answer.aiter_lines() if line]
+            async for line in answer.aiter_lines():
+                events.append(json.loads(line))
+                if scaled_to is not None and len(events) == 1:
+                    body = _scale(events[0]["object"]["metadata"]["resourceVersion"], scaled_to)
+                    await self._ask("scale while watched", "PUT", f"{DEPLOYMENTS}/probe/scale", json=body)
         self.answers[name] = {"status": answer.status_code, "events": events}
 
 

@@ -196,3 +196,34 @@ def test_a_replaced_token_is_used_at_once(tmp_path: Path) -> None:
         assert [asked.token for asked in wire.asked if asked.method == "PUT"] == ["Bearer old", "Bearer new"]
 
     run_virtual(played(story, settings(token_file=file)))
+
+
+def test_a_token_that_cannot_be_read_is_a_blind_look(tmp_path: Path) -> None:
+    """It is looked for again with the next request."""
+    file = tmp_path / "token"
+    file.mkdir()
+
+    async def story(_api: ApiState, wire: Wire, target: Kubernetes) -> None:
+        with pytest.raises(TargetUnavailable, match="the token cannot be read"):
+            await target.pools()
+        file.rmdir()
+        file.write_text("new\n", encoding="utf-8")
+        await asyncio.sleep(settings().retry_s * 4)
+        await target.pools()
+        assert wire.asked[-1].token == "Bearer new"
+
+    run_virtual(played(story, settings(token_file=file)))
+
+
+def test_a_fault_of_ours_ends_the_planner_instead_of_showing_what_is_old() -> None:
+    """Whatever ends the following of a workload is raised by the next look."""
+
+    async def story(_api: ApiState, wire: Wire, target: Kubernetes) -> None:
+        await target.pools()
+        wire.faults = [RuntimeError("a mistake of ours")]
+        wire.cut()
+        await asyncio.sleep(1.0)
+        with pytest.raises(RuntimeError, match="a mistake of ours"):
+            await target.pools()
+
+    run_virtual(played(story))

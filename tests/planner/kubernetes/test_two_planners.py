@@ -69,7 +69,7 @@ class Trial:
             wire.is_down, wire.faults, self._delays_s[index] = False, [], 0.0
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(faults)
 def test_two_planners_never_act_within_one_lease(drawn: list[Fault]) -> None:
     """Writes of two planners lie apart by what the lease has beyond the time to renew it; then one acts."""
