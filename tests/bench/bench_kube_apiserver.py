@@ -21,9 +21,15 @@ from typing import Any
 import msgspec
 
 from planner.decision import Decision, PoolOrder
-from planner.process_settings import KubernetesSettings, LeaseSettings, PlannerProcessSettings
+from planner.process_settings import (
+    KubernetesSettings,
+    LeaseSettings,
+    PlannerProcessSettings,
+    WorkloadSettings,
+)
 from planner.targets.kubernetes.target import Kubernetes
 from planner.targets.port import Outcome, TargetUnavailable
+from services.domain.worker import Phase
 from services.runtime.clock import LoopClock
 from services.runtime.settings import parse
 from tests.bench.kube_apiserver import KubeApiServer, serving
@@ -84,7 +90,7 @@ async def planner_of(
 ) -> Kubernetes:
     """Make a target with the chart's account, as the pod `name`."""
     token = folder / f"{name}.token"
-    token.write_text(await server.token_of("baton-planner", NAMESPACE), encoding="utf-8")
+    token.write_text(await server.token_of("baton-planner", chosen.namespace), encoding="utf-8")
     lease = msgspec.structs.replace(chosen.lease or LeaseSettings(name="baton-planner"), identity=name)
     made = msgspec.structs.replace(
         chosen, api_url=server.url, ca_file=str(server.ca_file), token_file=str(token), lease=lease
@@ -131,10 +137,25 @@ async def seen(target: Kubernetes, count: int) -> None:
     raise TimeoutError(f"a size of {count} was never seen")
 
 
+async def refused(server: KubeApiServer) -> list[int]:
+    """Ask, as the planner's account, for what its Role does not give; the answers' codes."""
+    deployments = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments"
+    async with server.client_of(await server.token_of("baton-planner", NAMESPACE)) as client:
+        answers = [
+            await client.get(deployments),
+            await client.get(f"/api/v1/namespaces/{NAMESPACE}/secrets"),
+            await client.put(f"{deployments}/baton-planner/scale", json={}),
+            await client.patch(PREFILL, json={"spec": {"replicas": 9}}, headers=MERGE),
+            await client.delete(LEASE),
+        ]
+    return [answer.status_code for answer in answers]
+
+
 async def story(server: KubeApiServer, chosen: KubernetesSettings, folder: Path) -> None:
     """Two planners live through edits, holds, a restart of the server and the loss of the one that acts."""
     first = await planner_of(server, chosen, "first", folder)
     say(f"scaled by the chart's account after {await until_done(first, 3):.2f} s, lease included")
+    say(f"asked with that account for all workloads, secrets, other scales: {await refused(server)}")
     second = await planner_of(server, chosen, "second", folder)
     say(f"beside it: {(await ordered(second, 9)).left[0]}")
     times = []
@@ -168,6 +189,68 @@ async def story(server: KubeApiServer, chosen: KubernetesSettings, folder: Path)
     await second.close()
 
 
+def group_definition() -> Manifest:
+    """Define LeaderWorkerSets as their project does, as far as scaling goes."""
+    paths = {
+        "specReplicasPath": ".spec.replicas",
+        "statusReplicasPath": ".status.replicas",
+        "labelSelectorPath": ".status.hpaPodSelector",
+    }
+    whatever = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    version = {
+        "name": "v1",
+        "served": True,
+        "storage": True,
+        "schema": {"openAPIV3Schema": whatever},
+        "subresources": {"status": {}, "scale": paths},
+    }
+    names = {"kind": "LeaderWorkerSet", "plural": "leaderworkersets", "singular": "leaderworkerset"}
+    about = {"api-approved.kubernetes.io": "https://github.com/kubernetes-sigs/lws"}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": "leaderworkersets.leaderworkerset.x-k8s.io", "annotations": about},
+        "spec": {
+            "group": "leaderworkerset.x-k8s.io",
+            "scope": "Namespaced",
+            "names": names,
+            "versions": [version],
+        },
+    }
+
+
+async def groups(server: KubeApiServer, folder: Path) -> None:
+    """Scale workers that span machines, which are custom resources."""
+    definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+    (await server.client.post(definitions, json=group_definition())).raise_for_status()
+    namespace = "wide"
+    await server.client.post("/api/v1/namespaces", json={"metadata": {"name": namespace}})
+    wanted = {"ServiceAccount", "Role", "RoleBinding", "Lease", "LeaderWorkerSet"}
+    manifests = [m for m in rendered("two-machines") if m["kind"] in wanted]
+    for manifest in manifests:
+        if manifest["kind"] == "RoleBinding":
+            manifest["subjects"][0]["namespace"] = namespace
+        for _ in range(50):  # a new kind is served a moment after it is defined
+            if (answer := await server.make(manifest, namespace)).status_code != 404:
+                break
+            await asyncio.sleep(0.2)
+        answer.raise_for_status()
+    workloads = tuple(
+        WorkloadSettings(phase=phase, name=f"baton-{phase.value}", resource="leaderworkerset")
+        for phase in Phase
+    )
+    chosen = KubernetesSettings(namespace=namespace, workloads=workloads)
+    target = await planner_of(server, chosen, "wide", folder)
+    took_s = await until_done(target, 3)
+    say(f"LeaderWorkerSets: scaled by the account of two-machines.yaml after {took_s:.2f} s")
+    path = f"/apis/leaderworkerset.x-k8s.io/v1/namespaces/{namespace}/leaderworkersets/baton-prefill"
+    await edit(server, {"spec": {"replicas": 4}}, path)
+    await seen(target, 4)
+    await edit(server, {"status": {"replicas": 4, "readyReplicas": 2}}, f"{path}/status")
+    say(f"an edit of one was seen, and scaled again after {await until_done(target, 2):.2f} s")
+    await target.close()
+
+
 async def run(arguments: argparse.Namespace) -> None:
     """Run everything."""
     async with serving(arguments.kube_apiserver, arguments.etcd, port=arguments.port) as server:
@@ -175,6 +258,7 @@ async def run(arguments: argparse.Namespace) -> None:
             await record(server, arguments.named)
         settings = await install(server)
         assert isinstance(settings.target, KubernetesSettings)
+        await groups(server, server.ca_file.parent)
         await story(server, settings.target, server.ca_file.parent)
 
 
