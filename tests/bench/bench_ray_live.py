@@ -125,7 +125,7 @@ async def run(count: int) -> int:
         began_s = monotonic()
         async with baton_up(folder, "--on", "ray", *FREE_PORTS, "--config", str(folder / "ray.yaml")) as up:
             ray = await becomes_ready(up)
-            print(f"baton up --on ray: ready after {monotonic() - began_s:.1f} s", flush=True)
+            print(f"ready after {monotonic() - began_s:.1f} s", flush=True)
             exact = await rounds(ray, questions, truth)
             await ray.target.close()
             up.process.send_signal(signal.SIGINT)

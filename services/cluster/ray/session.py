@@ -8,6 +8,7 @@ started here listens on loopback as far as Ray lets it, asks for Ray's token, re
 import logging
 import math
 import os
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,10 @@ OBJECT_STORE_BYTES = 100 * 1024 * 1024
 """Ray's store of objects: Baton puts nothing into it, Ray takes no less than 75 MiB."""
 
 ADDRESS_VARIABLE = "RAY_ADDRESS"
+
+CONNECT_TIMEOUT_S = 5.0
+"""Longest wait for a first sign of life of a cluster that is named by host and port; seconds. Ray itself
+would try for minutes, and cannot be interrupted."""
 
 _LOCAL_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -69,7 +74,9 @@ def open_session(settings: RaySettings, *, cpus: float) -> Session:
         ConfigurationInvalid: there is no such cluster, or Ray could not be started.
     """
     address = address_of(settings)
-    if address is None:
+    if address is not None:
+        _check_listens(address)
+    else:
         os.environ.update(_LOCAL_ENVIRONMENT)
     import ray
     from ray.exceptions import RayError
@@ -101,6 +108,18 @@ def open_session(settings: RaySettings, *, cpus: float) -> Session:
         dashboard_url=f"http://{context.dashboard_url}" if context.dashboard_url else "",
         logs_folder=str(logs_folder()),
     )
+
+
+def _check_listens(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host or not port.isdigit():
+        return  # Ray looks for it itself
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise ConfigurationInvalid(
+            key="ray.address", message=f"ray.address: no Ray cluster at {address}: {error}"
+        ) from None
 
 
 def close_session() -> None:
