@@ -8,6 +8,7 @@ starts a dead replica again (Serve).
 
 import asyncio
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -98,6 +99,8 @@ class RayCluster:
                 cpus=sum(part.replica_count * part.resources.get("CPU", 0.0) for part in self._planned),
             )
         )
+        # Ray's own handler prints a stack and ends the process: back to the one that was there before.
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
         _check_reach(self.settings, session)
         if not self.nats_url:
             self._nats = EmbeddedNats(
