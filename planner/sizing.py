@@ -30,7 +30,7 @@ NEAREST = 1.05
 cost without end, so the plan stops a twentieth before it."""
 LOCAL_PACE_FRAC = 0.8
 """Decode workers take prompts while their step stays below so much of the TPOT target: the router's own bound
-(`services.router.seats`)."""
+(`services.router.pricing.seats`)."""
 BUSY_MAX_FRAC = 0.98
 """Of a decode worker's time, the most that prompts may take in a plan."""
 WORKERS_END = 4_096

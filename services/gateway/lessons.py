@@ -12,7 +12,7 @@ from services.domain.request import is_batch
 from services.domain.stream import FinishReason
 from services.domain.timeline import Mark
 from services.gateway.port import RequestRecord
-from services.router.misses import Outcome
+from services.router.learning.misses import Outcome
 from services.router.router import Router
 from services.runtime.metrics import Meters
 

@@ -12,14 +12,14 @@ from services.domain.errors import Rejected
 from services.domain.ids import WorkerId
 from services.domain.placement import DecodeCandidate, DecodePlacement, DecodeQuery
 from services.domain.worker import Phase
-from services.router.filters import Need
-from services.router.fleet import FleetView
-from services.router.prices import preemption_s
-from services.router.refusal import Bar, Barred, refuse
+from services.router.fleet.filters import Need
+from services.router.fleet.fleet_view import FleetView
+from services.router.fleet.prices import preemption_s
+from services.router.fleet.worker_view import WorkerView, hash64
+from services.router.pricing.refusal import Bar, Barred, refuse
+from services.router.pricing.sifting import sift, wait_for_room_s
+from services.router.pricing.way import tie
 from services.router.settings import RouterSettings
-from services.router.sifting import sift, wait_for_room_s
-from services.router.way import tie
-from services.router.worker_view import WorkerView, hash64
 
 FILLED_LATER = "another is filled up first, so that as many as possible are free to prefill"
 """What is said of a worker that sequences do not go to as long as another soft-roled one has room."""

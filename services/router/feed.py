@@ -16,7 +16,7 @@ from services.domain.blocks import KvSnapshot
 from services.domain.errors import BusUnavailable, WorkerLost
 from services.domain.ids import WorkerId
 from services.domain.worker import Phase, WorkerStatus
-from services.router.findings import GapFound
+from services.router.prefixes.findings import GapFound
 from services.router.router import Router
 from services.runtime.clock import Clock
 from services.runtime.metrics import Meters

@@ -5,8 +5,8 @@ candidates' numbers, or why the request is rejected: what is predicted to miss i
 long, or to find no room at a decode worker is refused; what has begun never is.
 Invariant: a function of its inputs; equal costs are ordered by a hash of request and worker, so the same
 inputs give the same decision on any machine.
-Not here: prices (`services.router.ways`), the words of the record (`services.router.account`), who decodes
-a handoff (`services.router.decode_placement`).
+Not here: prices (`services.router.pricing.ways`), the words of the record
+(`services.router.pricing.account`), who decodes a handoff (`services.router.decode_placement`).
 """
 
 from collections.abc import Mapping
@@ -16,17 +16,17 @@ from services.domain.errors import Rejected
 from services.domain.ids import WorkerId
 from services.domain.placement import Path, PathPreference, PlacementQuery
 from services.domain.worker import Phase
-from services.router.account import Account, AccountedPlacement, Wish
-from services.router.bounds import Bounds
-from services.router.fleet import FleetView
-from services.router.lineup import Lineup
-from services.router.queue_load import QueueLoad
-from services.router.refusal import refuse
-from services.router.seats import StepBound
+from services.router.fleet.fleet_view import FleetView
+from services.router.fleet.lineup import Lineup
+from services.router.pricing.account import Account, AccountedPlacement, Wish
+from services.router.pricing.bounds import Bounds
+from services.router.pricing.queue_load import QueueLoad
+from services.router.pricing.refusal import refuse
+from services.router.pricing.seats import StepBound
+from services.router.pricing.sifting import sift_lineup
+from services.router.pricing.way import Ways
+from services.router.pricing.ways import price
 from services.router.settings import RouterSettings
-from services.router.sifting import sift_lineup
-from services.router.way import Ways
-from services.router.ways import price
 
 BIDDEN = Wish(path=Path.REMOTE, why="lets workers of both roles bid for it")
 """Why a prompt is queued although a soft-roled worker could begin it: each of them knows best what it would

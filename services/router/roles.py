@@ -5,7 +5,7 @@ The number is the one for which the wait of a prompt, as a share of the TTFT tar
 share of the TPOT target, add up to least: a second more of wait and a second more per token are measured by
 what each may take, so no ratio is set by anyone. Wait: Sakasegawa's approximation for several servers
 (1977), and half a burst, since prompts come in bursts: (index of dispersion - 1) / 2 of them are ahead on
-average. What it gets wrong is learned (`services.router.wait_record`).
+average. What it gets wrong is learned (`services.router.learning.wait_record`).
 Invariant: functions of values; a number is always within what was asked for.
 Not here: which workers (`services.router.soft_roles`), what the planner orders.
 """
@@ -189,7 +189,7 @@ def decoder_count(
         tpot_target_s: of a request.
         least: workers that decode in any case, >= 1.
         most: that may decode, >= `least`; None is all but one.
-        wait_factor: what a predicted wait is multiplied by, as `services.router.wait_record` has it.
+        wait_factor: what a predicted wait is multiplied by, as `services.router.learning.wait_record` has it.
     """
     best: tuple[bool, float, int] | None = None
     for decoders in range(least, max(least, worker_count - 1 if most is None else most) + 1):

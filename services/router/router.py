@@ -14,21 +14,21 @@ from services.domain.placement import DecodePlacement, DecodeQuery, Path, Placem
 from services.domain.request import is_batch
 from services.domain.task import QueuedTask
 from services.domain.worker import WorkerStatus
-from services.router.account import AccountedPlacement
-from services.router.accuracy import HitRecord, IndexWrong
 from services.router.decode_placement import place_decode
-from services.router.findings import Applied, Folded, GapFound
-from services.router.fleet import FleetView
-from services.router.index import PrefixIndex
-from services.router.ledger import Burden, Ledger
-from services.router.misses import Misses
-from services.router.output_lengths import OutputLengths
+from services.router.fleet.fleet_view import FleetView
+from services.router.fleet.ledger import Burden, Ledger
+from services.router.fleet.worker_view import burden_of_prompt, burden_of_sequence
+from services.router.learning.misses import Misses
+from services.router.learning.output_lengths import OutputLengths
+from services.router.learning.pressure import Pressure
 from services.router.placement import place
-from services.router.pressure import Pressure
-from services.router.queue_load import QueueClass, QueueLoad, bound_tokens, queue_class, read_queue
+from services.router.prefixes.accuracy import HitRecord, IndexWrong
+from services.router.prefixes.findings import Applied, Folded, GapFound
+from services.router.prefixes.index import PrefixIndex
+from services.router.pricing.account import AccountedPlacement
+from services.router.pricing.queue_load import QueueClass, QueueLoad, bound_tokens, queue_class, read_queue
 from services.router.settings import RouterSettings
 from services.router.soft_roles import SoftRoles
-from services.router.worker_view import burden_of_prompt, burden_of_sequence
 
 
 class Router:

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from services.domain.worker import Phase
-from services.router.fleet import FleetView
+from services.router.fleet.fleet_view import FleetView
+from services.router.fleet.worker_view import WorkerView
+from services.router.learning.wait_record import WaitRecord
 from services.router.roles import Decodes, Demand, DemandRecord, decoder_count, step_limit_s
 from services.router.settings import RouterSettings
-from services.router.wait_record import WaitRecord
-from services.router.worker_view import WorkerView
 
 PERIOD_S = 0.1
 """Time for which a limit is kept: less than statuses take to show that it should change."""

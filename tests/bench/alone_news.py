@@ -14,7 +14,7 @@ from services.domain.ids import WorkerId
 from services.domain.task import QueuedTask
 from services.replay.presets import EngineTiming
 from services.router.feed import BACKOFF_MIN_S, QUEUE_READ_EVERY_S
-from services.router.findings import GapFound
+from services.router.prefixes.findings import GapFound
 from services.router.router import Router
 from services.router.settings import RouterSettings
 from tests.bench.alone_engine import Clock

@@ -15,7 +15,7 @@ from functools import partial
 
 from services.domain.blocks import BlockHash, BlocksRemoved, BlocksStored, KvEvent, KvEventBatch, KvSnapshot
 from services.domain.ids import EngineEpoch, WorkerId
-from services.router.index import PrefixIndex
+from services.router.prefixes.index import PrefixIndex
 from tests.bench.index_load import (
     PROMPT_BLOCKS,
     ROOT,

@@ -14,9 +14,9 @@ from services.domain.blocks import BlockHash, BlocksRemoved, BlocksStored, KvEve
 from services.domain.ids import EngineEpoch, RequestId, WorkerId
 from services.domain.placement import Placement
 from services.domain.worker import WorkerLoad
-from services.router.fleet import FleetView
+from services.router.fleet.fleet_view import FleetView
 from services.router.placement import place
-from services.router.queue_load import QueueLoad
+from services.router.pricing.queue_load import QueueLoad
 from services.router.router import Router
 from services.router.settings import RouterSettings
 from tests.router.scenery import BOTH, DECODE, LIMITS, PREFILL, decode_query, query, worker

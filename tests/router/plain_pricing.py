@@ -11,16 +11,16 @@ from services.domain.ids import WorkerId
 from services.domain.performance import PrefillChunk
 from services.domain.placement import Path, PlacementQuery
 from services.domain.worker import Phase
-from services.router.bounds import Bounds
-from services.router.filters import Need
-from services.router.fleet import FleetView
-from services.router.prices import room_wait_s
-from services.router.queue_load import QueueLoad
-from services.router.seats import LOCAL_PACE_FRAC
+from services.router.fleet.filters import Need
+from services.router.fleet.fleet_view import FleetView
+from services.router.fleet.prices import room_wait_s
+from services.router.fleet.worker_view import WorkerView, hash64
+from services.router.pricing.bounds import Bounds
+from services.router.pricing.queue_load import QueueLoad
+from services.router.pricing.seats import LOCAL_PACE_FRAC
+from services.router.pricing.sifting import sift
+from services.router.pricing.way import tie
 from services.router.settings import RouterSettings
-from services.router.sifting import sift
-from services.router.way import tie
-from services.router.worker_view import WorkerView, hash64
 
 
 @dataclass(frozen=True, kw_only=True)

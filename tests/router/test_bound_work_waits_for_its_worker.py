@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.domain.placement import PathPreference, Placement
-from services.router.queue_load import bound_tokens
+from services.router.pricing.queue_load import bound_tokens
 from services.router.router import Router
 from services.router.settings import RouterSettings
 from tests.router.scenery import DECODE, PREFILL, holding, query, worker

@@ -11,10 +11,10 @@ from services.domain.performance import PRESETS
 from services.domain.placement import Candidate, Path, PathPreference, Placement, PlacementQuery
 from services.domain.slo import Margins
 from services.domain.worker import Phase, WorkerLoad, WorkerStatus
-from services.router.bounds import Bounds
-from services.router.fleet import FleetView
+from services.router.fleet.fleet_view import FleetView
 from services.router.placement import BIDDEN, place
-from services.router.queue_load import QueueLoad
+from services.router.pricing.bounds import Bounds
+from services.router.pricing.queue_load import QueueLoad
 from services.router.settings import RouterSettings
 from tests.router.plain_pricing import PlainPricing, PlainWay
 from tests.router.scenery import BOTH, DECODE, LIMITS, PREFILL, SPEED, query, worker

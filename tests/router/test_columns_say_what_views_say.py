@@ -12,16 +12,16 @@ from services.domain.ids import WorkerId
 from services.domain.performance import PRESETS, PerformanceModel, PrefillChunk
 from services.domain.placement import Placement, PlacementQuery
 from services.domain.worker import Lifecycle, Phase, WorkerLoad, WorkerStatus
-from services.router.filters import Need
-from services.router.fleet import FleetView
-from services.router.lineup import Lineup
+from services.router.fleet.filters import Need
+from services.router.fleet.fleet_view import FleetView
+from services.router.fleet.lineup import Lineup
+from services.router.fleet.prices import room_wait_s
 from services.router.placement import place
-from services.router.prices import room_wait_s
-from services.router.prompt_prices import PromptPrices
-from services.router.queue_load import QueueLoad
+from services.router.pricing.prompt_prices import PromptPrices
+from services.router.pricing.queue_load import QueueLoad
+from services.router.pricing.sifting import sift, sift_lineup
+from services.router.pricing.waits import room_waits_s
 from services.router.settings import RouterSettings
-from services.router.sifting import sift, sift_lineup
-from services.router.waits import room_waits_s
 from tests.router.scenery import BOTH, DECODE, LIMITS, MODEL, PREFILL, SPEED, query, worker
 from tests.router.test_decisions_are_functions import LOADS
 

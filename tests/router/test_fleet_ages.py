@@ -10,11 +10,11 @@ from services.domain.errors import NotReady
 from services.domain.ids import WorkerId
 from services.domain.placement import Placement
 from services.domain.worker import Lifecycle, WorkerLoad
-from services.router.filters import FILTERS_OF_WORKER, Need
-from services.router.fleet import FleetView
+from services.router.fleet.filters import FILTERS_OF_WORKER, Need
+from services.router.fleet.fleet_view import FleetView
+from services.router.pricing.sifting import sift
 from services.router.router import Router
 from services.router.settings import RouterSettings
-from services.router.sifting import sift
 from tests.router.scenery import BOTH, DECODE, MODEL, query, router_of, worker
 
 SETTINGS = RouterSettings(stale_after_s=2.0, forget_after_s=10.0)

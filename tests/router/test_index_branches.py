@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from services.domain.blocks import BlockHash, BlocksStored
 from services.domain.ids import WorkerId
-from services.router.radix import HeldPrefixes
+from services.router.prefixes.radix import HeldPrefixes
 
 ROOT = BlockHash(0)
 WORKERS = tuple(map(WorkerId, "abcd"))

@@ -17,8 +17,8 @@ from services.domain.blocks import (
     KvSnapshot,
 )
 from services.domain.ids import EngineEpoch, WorkerId
-from services.router.findings import Applied, GapFound
-from services.router.index import PrefixIndex
+from services.router.prefixes.findings import Applied, GapFound
+from services.router.prefixes.index import PrefixIndex
 
 WORKERS = tuple(WorkerId(name) for name in string.ascii_lowercase[:5])
 CHAIN = tuple(BlockHash(0x9E3779B97F4A7C15 * (i + 1) & (2**64 - 1)) for i in range(192))

@@ -2,7 +2,7 @@
 
 from services.domain.blocks import KvSnapshot
 from services.domain.ids import EngineEpoch, WorkerId
-from services.router.findings import Applied, GapFound, StaleEpoch, UnknownWorker, Waiting
+from services.router.prefixes.findings import Applied, GapFound, StaleEpoch, UnknownWorker, Waiting
 from services.router.router import Router
 from services.router.settings import RouterSettings
 from tests.router.scenery import DECODE, worker

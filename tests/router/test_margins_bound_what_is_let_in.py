@@ -9,7 +9,7 @@ from services.domain.placement import Placement
 from services.domain.slo import WHOLE, Margins
 from services.domain.worker import WorkerLoad
 from services.router.placement import place
-from services.router.queue_load import QueueLoad
+from services.router.pricing.queue_load import QueueLoad
 from tests.router.scenery import DECODE, query, router_of, worker
 
 SOME_WAIT = WorkerLoad(waiting_count=1, waiting_prefill_tokens=12_000)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.domain.slo import WHOLE, Margins, Slo
-from services.router.misses import MARGIN_MIN_FRAC, MODELS_MAX, Misses, Outcome
+from services.router.learning.misses import MARGIN_MIN_FRAC, MODELS_MAX, Misses, Outcome
 
 TARGETS = Slo(ttft_s=2.0, tpot_s=0.1)
 TIMES = st.none() | st.floats(min_value=0, max_value=1e6)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.router.output_lengths import MODELS_MAX, OutputLengths
+from services.router.learning.output_lengths import MODELS_MAX, OutputLengths
 
 
 def learned(lengths: list[int], *, complete: bool = True) -> OutputLengths:

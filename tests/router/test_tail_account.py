@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.router.tail_account import GAPS_LEAST, TailAccount
+from services.router.learning.tail_account import GAPS_LEAST, TailAccount
 
 
 def test_one_gap_in_a_hundred_is_the_full_price() -> None:

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.domain.performance import PRESETS
+from services.router.learning.wait_record import FACTOR_MAX, TAIL_PER_MEAN, WaitRecord
 from services.router.roles import Demand, decoder_count
-from services.router.wait_record import FACTOR_MAX, TAIL_PER_MEAN, WaitRecord
 
 MODEL = PRESETS["dynamo-mocker"]
 

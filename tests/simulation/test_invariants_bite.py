@@ -27,9 +27,9 @@ from services.gateway.placing import Placing
 from services.gateway.reach import Reach
 from services.prefill import phase as prefill_phase
 from services.router.feed import Feed
-from services.router.index import PrefixIndex
-from services.router.ledger import Ledger
-from services.router.radix import HeldPrefixes
+from services.router.fleet.ledger import Ledger
+from services.router.prefixes.index import PrefixIndex
+from services.router.prefixes.radix import HeldPrefixes
 from services.router.router import Router
 from services.simulation.draw import draw
 from services.simulation.invariants import INVARIANTS

@@ -22,7 +22,7 @@ from services.replay.policies.baton_seats import Given, Seats
 from services.replay.policies.options import PolicyOptions
 from services.replay.policy import FirstToken, Fleet, Mechanisms, Way, WorkerState
 from services.replay.sequence import Job
-from services.router.tail_account import TailAccount
+from services.router.learning.tail_account import TailAccount
 
 BATON = Mechanisms(
     first_token=FirstToken.JUST_IN_TIME, streams_kv=True, streams_layers=True, cools_handed_over=True

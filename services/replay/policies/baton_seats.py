@@ -15,8 +15,8 @@ from services.replay.policies.at_once import tie_break
 from services.replay.policies.baton_offers import Coming
 from services.replay.policy import Fleet, WorkerState
 from services.replay.sequence import Job
+from services.router.learning.wait_record import WaitRecord
 from services.router.roles import Decodes, DemandRecord, RecentLoad, decoder_count, step_limit_s
-from services.router.wait_record import WaitRecord
 
 GROWTH_BLOCKS = 10
 """Blocks left free for a sequence's output when it is bound to a worker."""

@@ -16,15 +16,15 @@ import numpy as np
 
 from services.domain.ids import WorkerId
 from services.domain.placement import PlacementQuery
-from services.router.columns import Column, Mask, Number, Part
-from services.router.lineup import Lineup
-from services.router.prompt_prices import PromptPrices
-from services.router.queue_load import QueueLoad
-from services.router.seats import Coming, StepBound, find_seats, hand_over
-from services.router.sifting import Able, Closed
-from services.router.waits import prefill_room_waits_s, queued_s
-from services.router.way import Ways
-from services.router.worker_view import hash64
+from services.router.fleet.columns import Column, Mask, Number, Part
+from services.router.fleet.lineup import Lineup
+from services.router.fleet.worker_view import hash64
+from services.router.pricing.prompt_prices import PromptPrices
+from services.router.pricing.queue_load import QueueLoad
+from services.router.pricing.seats import Coming, StepBound, find_seats, hand_over
+from services.router.pricing.sifting import Able, Closed
+from services.router.pricing.waits import prefill_room_waits_s, queued_s
+from services.router.pricing.way import Ways
 
 
 def price(

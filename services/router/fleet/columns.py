@@ -2,7 +2,7 @@
 
 Comes in: one worker's view or limits. Goes out: its entries, in the order of the columns. Invariant: an entry
 is what the view says, as a float (exact: counts stay far below 2**53).
-Not here: who stands where in them (`services.router.lineup`).
+Not here: who stands where in them (`services.router.fleet.lineup`).
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from services.domain.performance import PerformanceModel, PrefillChunk
 from services.domain.worker import WorkerLimits
-from services.router.worker_view import WorkerView
+from services.router.fleet.worker_view import WorkerView
 
 Column = npt.NDArray[np.float64]
 """Shape [places]."""

@@ -4,14 +4,14 @@ Comes in: a prompt, leading tokens that exist, workers in columns. Goes out: sec
 Invariant: each entry is the sum over the steps that `PerformanceModel.prefill_s` prices; no operation mixes
 workers. What tokens add by themselves is counted from the beginning of the prompt, so that a stretch of them
 is a difference; full steps grow evenly, because each new chunk attends to one chunk more.
-Not here: waiting and choosing (`services.router.ways`).
+Not here: waiting and choosing (`services.router.pricing.ways`).
 """
 
 from math import inf
 
 import numpy as np
 
-from services.router.columns import ZERO, Column, Number, Traits, rounded_down
+from services.router.fleet.columns import ZERO, Column, Number, Traits, rounded_down
 
 
 class PromptPrices:

@@ -1,7 +1,7 @@
 """One worker as this router believes it is now.
 
 Comes in: its last status, and the placements since that the status cannot show. Goes out: a frozen view.
-Invariant: a function of both. Not here: who keeps views (`services.router.fleet`).
+Invariant: a function of both. Not here: who keeps views (`services.router.fleet.fleet_view`).
 """
 
 import hashlib
@@ -10,8 +10,8 @@ from typing import NamedTuple
 from services.domain.blocks import blocks_for
 from services.domain.ids import WorkerId
 from services.domain.worker import Lifecycle, WorkerLimits, WorkerStatus
-from services.router.ledger import Burden
-from services.router.prices import backlog_s
+from services.router.fleet.ledger import Burden
+from services.router.fleet.prices import backlog_s
 
 PREFILL_SHARE_MAX = 0.9
 """Share beyond which it tells nothing more: nearly every status shows a prefill."""

@@ -3,7 +3,7 @@
 Comes in: a lineup, or views, and needs. Goes out: the able ones; the rest with reasons, to whoever asks.
 Invariant: nothing is refused that a worker could serve: when all able workers fell silent (the bus is
 slow, not the workers), the last known statuses are used. The columns say of each worker what the filters say.
-Not here: the single filters (`services.router.filters`).
+Not here: the single filters (`services.router.fleet.filters`).
 """
 
 from collections.abc import Collection, Sequence
@@ -16,11 +16,11 @@ from services.domain.blocks import blocks_for
 from services.domain.ids import WorkerId
 from services.domain.placement import Path
 from services.domain.worker import Phase
-from services.router.columns import Mask, Part
-from services.router.filters import FILTERS_OF_ENGINE, FILTERS_OF_WORKER, Filter, Need
-from services.router.lineup import Lineup
-from services.router.prices import room_wait_s
-from services.router.worker_view import WorkerView
+from services.router.fleet.columns import Mask, Part
+from services.router.fleet.filters import FILTERS_OF_ENGINE, FILTERS_OF_WORKER, Filter, Need
+from services.router.fleet.lineup import Lineup
+from services.router.fleet.prices import room_wait_s
+from services.router.fleet.worker_view import WorkerView
 
 _OF_WORKER = tuple(FILTERS_OF_WORKER.values())
 _OF_ENGINE = tuple(FILTERS_OF_ENGINE.values())

@@ -3,8 +3,8 @@
 Comes in: a query, settings, whether this is overload; ways with their predictions. Goes out: the good ways,
 and the first thing wrong with each of the others. Invariant: a function of its inputs; what a worker could
 do in time on an idle cluster is never barred for its length alone, except by its own deadline.
-Not here: prices (`services.router.ways`), the choice (`services.router.placement`), the words of a refusal
-(`services.router.refusal`).
+Not here: prices (`services.router.pricing.ways`), the choice (`services.router.placement`), the words of a
+refusal (`services.router.pricing.refusal`).
 """
 
 from math import inf
@@ -15,10 +15,10 @@ import numpy as np
 from services.domain.placement import PlacementQuery
 from services.domain.request import is_batch
 from services.domain.slo import Margins
-from services.router.columns import Column, Mask
-from services.router.refusal import Bar, Barred
+from services.router.fleet.columns import Column, Mask
+from services.router.pricing.refusal import Bar, Barred
+from services.router.pricing.way import Ways
 from services.router.settings import RouterSettings
-from services.router.way import Ways
 
 WAIT_FLOOR_FRAC = 0.25
 """Wait that is always allowed, in TTFT targets: a prompt whose own prefill takes longer than the target

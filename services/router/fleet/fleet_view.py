@@ -4,16 +4,16 @@ Comes in: workers' statuses as they arrive, departures, and what this router pla
 one frozen `WorkerView` per worker, grouped by model and phase. Invariant: a view is a function of the
 last status and of the placements that it cannot show yet; age is counted by the reader's clock from
 arrival, and time in which the bus is away does not count. At most `workers_max` workers are held.
-Not here: who is chosen (`services.router.placement`), what caches hold (`services.router.index`).
+Not here: who is chosen (`services.router.placement`), what caches hold (`services.router.prefixes.index`).
 """
 
 from services.domain.ids import WorkerId
 from services.domain.performance import PerformanceModel
 from services.domain.worker import Phase, WorkerLimits, WorkerStatus
-from services.router.ledger import Burden, Ledger
-from services.router.lineup import Lineup
+from services.router.fleet.ledger import Burden, Ledger
+from services.router.fleet.lineup import Lineup
+from services.router.fleet.worker_view import WorkerView, hash64, view_worker
 from services.router.settings import RouterSettings
-from services.router.worker_view import WorkerView, hash64, view_worker
 
 PREFILL_SHARE_WEIGHT = 0.1
 """Weight of the newest status in a worker's share of prefill: about the last ten speak, a few seconds."""

@@ -3,7 +3,7 @@
 Comes in: own placements, and readings (a worker's status, the queue) that make older ones visible.
 Goes out: sums of the rest per place. Invariant: never holds more than `placements_max`; a sum is exactly
 the total of the entries still held; one id is held at most once.
-Not here: what the sums are worth in seconds (`services.router.prices`).
+Not here: what the sums are worth in seconds (`services.router.fleet.prices`).
 """
 
 from collections.abc import Hashable

@@ -3,14 +3,14 @@
 Comes in: a worker's view and what a request needs. Goes out: None, or why not, for a person.
 Invariant: a filter looks at one worker and the need, nothing else; each has a name and one reason.
 Model and phase are not among them: `FleetView.serving` gives only workers of both.
-Not here: what a choice costs (`services.router.prices`).
+Not here: what a choice costs (`services.router.fleet.prices`).
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from services.domain.ids import WorkerId
-from services.router.worker_view import WorkerView
+from services.router.fleet.worker_view import WorkerView
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,15 +2,15 @@
 
 Comes in: columns of a lineup. Goes out: columns of seconds. Invariant: each entry is to the last bit what
 `prices.room_wait_s` and `prices.backlog_s` say of that worker.
-Not here: the same of one worker (`services.router.prices`).
+Not here: the same of one worker (`services.router.fleet.prices`).
 """
 
 import math
 
 import numpy as np
 
-from services.router.columns import Column, Mask, Number, Part, Traits
-from services.router.queue_load import QueueLoad
+from services.router.fleet.columns import Column, Mask, Number, Part, Traits
+from services.router.pricing.queue_load import QueueLoad
 
 
 def room_waits_s(

@@ -12,11 +12,11 @@ from math import inf
 
 from services.domain.ids import WorkerId
 from services.domain.placement import Candidate, Path, Placement, PlacementQuery
-from services.router.bounds import Bounds
-from services.router.columns import Mask
-from services.router.refusal import Bar
-from services.router.sifting import Closed
-from services.router.way import Ways, number_at
+from services.router.fleet.columns import Mask
+from services.router.pricing.bounds import Bounds
+from services.router.pricing.refusal import Bar
+from services.router.pricing.sifting import Closed
+from services.router.pricing.way import Ways, number_at
 
 
 @dataclass(slots=True, kw_only=True)

@@ -20,9 +20,9 @@ from services.domain.errors import (
 )
 from services.domain.placement import DecodeQuery, PlacementQuery
 from services.domain.worker import Phase
-from services.router.fleet import FleetView
+from services.router.fleet.fleet_view import FleetView
+from services.router.fleet.worker_view import WorkerView
 from services.router.settings import RouterSettings
-from services.router.worker_view import WorkerView
 
 
 class Bar(StrEnum):

@@ -1,8 +1,8 @@
 """The priced ways of one query, in columns, and single ones taken out of them.
 
-Comes in: columns from `services.router.ways`. Goes out: the best way, the best ways in their order, and
-candidates for the record. Invariant: the order is by cost, then by a hash of request and worker, then by
-place; the best `k` are the best of all, not of a sample. Not here: prices (`services.router.ways`).
+Comes in: columns from `services.router.pricing.ways`. Goes out: the best way, the best ways in their order,
+and candidates for the record. Invariant: the order is by cost, then by a hash of request and worker, then by
+place; the best `k` are the best of all, not of a sample. Not here: prices (`services.router.pricing.ways`).
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ import numpy as np
 
 from services.domain.ids import WorkerId
 from services.domain.placement import Candidate, Path
-from services.router.columns import Column, Mask, Number, Ties
+from services.router.fleet.columns import Column, Mask, Number, Ties
 
 SPREAD = 0x9E3779B97F4A7C15
 """2**64 / golden ratio, odd (D. Knuth, The Art of Computer Programming, 6.4: multiplicative hashing)."""

@@ -3,7 +3,7 @@
 Comes in: decode workers in columns, a query, what else is on its way to them. Goes out: columns of seconds,
 and for each prefill worker what its handoff finds at the best other worker. Invariant: no operation mixes
 workers, but for the choice of the best one; of equal ones the least hash of request and worker is it.
-Not here: what the prompt costs (`services.router.prompt_prices`).
+Not here: what the prompt costs (`services.router.pricing.prompt_prices`).
 """
 
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ import numpy as np
 
 from services.domain.placement import PlacementQuery
 from services.domain.worker import Phase
-from services.router.columns import Column, Mask, Number, Part, larger
-from services.router.lineup import Lineup
-from services.router.waits import room_waits_s
-from services.router.way import first_place
+from services.router.fleet.columns import Column, Mask, Number, Part, larger
+from services.router.fleet.lineup import Lineup
+from services.router.pricing.waits import room_waits_s
+from services.router.pricing.way import first_place
 
 LOCAL_PACE_FRAC = 0.8
 """Share of the longest time per token up to which a decode worker still takes prompts while there is a

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from services.domain.blocks import BlockHash, BlocksStored
 from services.domain.ids import WorkerId
-from services.router.runs import Run, leading, lengthen, matching, position
+from services.router.prefixes.runs import Run, leading, lengthen, matching, position
 
 
 @dataclass(slots=True)

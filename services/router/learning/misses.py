@@ -6,7 +6,7 @@ At most `MODELS_MAX` models are remembered.
 Form: the wanted margin is one over a high quantile of "measured time over the time it was let in for",
 followed as requests end (`services.domain.quantiles`). Since a time is held against the margin that the
 request itself was let in with, many requests under way do not push it too far.
-Not here: what is decided with it (`services.router.bounds`).
+Not here: what is decided with it (`services.router.pricing.bounds`).
 """
 
 from collections import OrderedDict

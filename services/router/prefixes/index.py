@@ -22,8 +22,8 @@ from services.domain.blocks import (
     KvSnapshot,
 )
 from services.domain.ids import EngineEpoch, WorkerId
-from services.router.findings import Applied, Folded, GapFound, StaleEpoch, UnknownWorker, Waiting
-from services.router.radix import HeldPrefixes
+from services.router.prefixes.findings import Applied, Folded, GapFound, StaleEpoch, UnknownWorker, Waiting
+from services.router.prefixes.radix import HeldPrefixes
 
 
 @dataclass(slots=True, kw_only=True)

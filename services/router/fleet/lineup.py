@@ -3,7 +3,8 @@
 Comes in: worker views as they change, departures. Goes out: for each number that a decision asks of a worker
 one array over the workers that decode, then those that prefill. Invariant: a column holds what the view of
 its worker holds; which place a worker has says nothing.
-Not here: the numbers (`services.router.columns`), what is computed from them (`services.router.ways`).
+Not here: the numbers (`services.router.fleet.columns`), what is computed from them
+(`services.router.pricing.ways`).
 """
 
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import numpy as np
 
 from services.domain.ids import WorkerId
 from services.domain.worker import Phase
-from services.router.columns import (
+from services.router.fleet.columns import (
     LOADS_COUNT,
     TRAITS_COUNT,
     Column,
@@ -28,7 +29,7 @@ from services.router.columns import (
     loads_of,
     traits_of,
 )
-from services.router.worker_view import WorkerView
+from services.router.fleet.worker_view import WorkerView
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

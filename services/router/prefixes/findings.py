@@ -1,7 +1,7 @@
 """What the prefix index answers when something is folded into it.
 
 Comes in: nothing. Goes out: values. Invariant: each fold gives exactly one of them.
-Not here: the index (`services.router.index`).
+Not here: the index (`services.router.prefixes.index`).
 """
 
 from dataclasses import dataclass

@@ -1,0 +1,1 @@
+"""What requests that ended teach: lengths, waits, misses."""
