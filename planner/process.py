@@ -12,6 +12,7 @@ from typing import assert_never
 
 import msgspec
 
+from planner.fleet import Fleet
 from planner.journal import Journal
 from planner.loop import Loop
 from planner.observation import PoolState
@@ -33,7 +34,10 @@ from planner.targets.local_settings import LocalSettings
 from planner.targets.port import Target
 from planner.targets.ray import RayServe
 from planner.targets.ray_settings import RayServeSettings
+from planner.targets.turning import Turning
+from planner.turns import Home
 from services.bus import nats as nats_bus
+from services.bus.port import Bus
 from services.domain.errors import ServingError
 from services.runtime.clock import LoopClock
 from services.runtime.lifecycle import StopSignal, die_with_parent
@@ -101,37 +105,52 @@ async def open_loop(
         ConfigurationInvalid: something named by the settings is missing.
     """
     clock, planner = LoopClock(), Planner(settings.planner)
-    observer = await _observer(settings, stack, clock)
-    target = _target(settings, observer, clock, is_dry=is_dry)
+    bus = await _bus(settings, stack)
+    fleet = None
+    if bus is not None:
+        fleet = Fleet(bus)
+        stack.push_async_callback(fleet.close)
+    observer = _observer(settings, clock, bus, fleet)
+    stack.push_async_callback(observer.close)
+    target = _target(settings, observer, clock, bus, fleet, is_dry=is_dry)
     stack.push_async_callback(target.close)
     loop = Loop(planner, observer, target, clock=clock, meters=meters, blind_look_s=settings.planner.look_s)
     loop.on_look(lambda _look: meters.set("baton_planner_allowed_late_ratio", planner.allowed_late_frac))
     return loop
 
 
-async def _observer(settings: PlannerProcessSettings, stack: AsyncExitStack, clock: LoopClock) -> Observer:
-    observer: Observer
+async def _bus(settings: PlannerProcessSettings, stack: AsyncExitStack) -> Bus | None:
+    if settings.worker_bus is None:
+        return None
+    bus = await nats_bus.connect(settings.worker_bus, name=f"planner-{secrets.token_hex(6)}")
+    stack.push_async_callback(bus.close)
+    return bus
+
+
+def _observer(
+    settings: PlannerProcessSettings, clock: LoopClock, bus: Bus | None, fleet: Fleet | None
+) -> Observer:
     slo = settings.planner.targets.slo
     match settings.observe:
         case GatewaysSettings() as gateways:
-            bus = None
-            if gateways.bus is not None:
-                bus = await nats_bus.connect(gateways.bus, name=f"planner-{secrets.token_hex(6)}")
-                stack.push_async_callback(bus.close)
-            observer = GatewaysObserver(
-                gateways, slo, now_s=clock.now_s, bus=bus, kind=settings.planner.kinds[0]
-            )
+            kind = settings.planner.kinds[0]
+            return GatewaysObserver(gateways, slo, now_s=clock.now_s, bus=bus, fleet=fleet, kind=kind)
         case PrometheusSettings() as prometheus:
-            observer = PrometheusObserver(prometheus, slo)
+            return PrometheusObserver(prometheus, slo)
         case unreachable:
             assert_never(unreachable)
-    stack.push_async_callback(observer.close)
-    return observer
 
 
 def _target(
-    settings: PlannerProcessSettings, observer: Observer, clock: LoopClock, *, is_dry: bool
+    settings: PlannerProcessSettings,
+    observer: Observer,
+    clock: LoopClock,
+    bus: Bus | None,
+    fleet: Fleet | None,
+    *,
+    is_dry: bool,
 ) -> Target:
+    target: Target
     match settings.target:
         case DryRunSettings():
 
@@ -141,14 +160,20 @@ def _target(
             return DryRun(announced)
         case KubernetesSettings() as kubernetes:
             if is_dry:  # who only reads stands for no election
-                real = Kubernetes(msgspec.structs.replace(kubernetes, lease=None), now_s=clock.now_s)
-                return DryRun(real.pools, close=real.close)
-            return Kubernetes(kubernetes, now_s=clock.now_s)
+                kubernetes = msgspec.structs.replace(kubernetes, lease=None)
+            target = workloads = Kubernetes(kubernetes, now_s=clock.now_s)
+            if bus is not None and fleet is not None and settings.planner.limits.flips:
+                homes = [Home(phase=one.phase, prefix=f"{one.name}-") for one in kubernetes.workloads]
+                target = Turning(
+                    workloads, bus, fleet, homes, now_s=clock.now_s, may_turn=lambda: workloads.may_write
+                )
         case LocalSettings() as local:
-            launched = Local(local)
-            return DryRun(launched.pools, close=launched.close) if is_dry else launched
+            target = Local(local)
         case RayServeSettings() as ray:
-            serve = RayServe(ray, now_s=clock.now_s)
-            return DryRun(serve.pools, close=serve.close) if is_dry else serve
+            target = RayServe(ray, now_s=clock.now_s)
+            if bus is not None and fleet is not None and settings.planner.limits.flips:
+                homes = [Home(phase=one.phase, prefix=f"{one.phase.value}-") for one in ray.deployments]
+                target = Turning(target, bus, fleet, homes, now_s=clock.now_s)
         case unreachable:
             assert_never(unreachable)
+    return DryRun(target.pools, close=target.close) if is_dry else target

@@ -1,5 +1,6 @@
 """Settings of a planner process: what it watches, what it scales, how it decides."""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import msgspec
@@ -186,6 +187,9 @@ class PlannerProcessSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=
     target: DryRunSettings | KubernetesSettings | LocalSettings | RayServeSettings = DryRunSettings()
     """What it scales."""
 
+    bus: BusSettings | None = None
+    """How NATS is reached, over which workers are turned; null takes `observe.bus`."""
+
     decisions_file: str | None = None
     """Where every decision is kept, one JSON object per line; null keeps none."""
 
@@ -225,12 +229,27 @@ class PlannerProcessSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=
             case _:
                 return
         if self.planner.limits.flips:
-            raise ConfigurationInvalid(
-                key="planner.limits.flips",
-                message=f"planner.limits.flips: must be false: a {pool_word}'s workers keep their role",
-            )
+            self._check_flips(pool_word, [(pool.phase, pool.kind) for pool in pools])
         for pool in pools:
             if self.planner.kind_named(pool.kind) is None:
                 raise ConfigurationInvalid(
                     key=f"{key}.kind", message=f"{key}.kind: planner.kinds has no kind {pool.kind!r}"
                 )
+
+    @property
+    def worker_bus(self) -> BusSettings | None:
+        """Where workers announce themselves and are turned, if that is known."""
+        observed = self.observe.bus if isinstance(self.observe, GatewaysSettings) else None
+        return self.bus or observed
+
+    def _check_flips(self, pool_word: str, pools: Sequence[tuple[Phase, str]]) -> None:
+        """Refuse flips that could not be ordered, or whose workers could not be told apart."""
+        reason = None
+        if self.worker_bus is None:
+            reason = "workers are turned over NATS, and neither bus nor observe.bus is set"
+        elif len(pools) != len(Phase) or len({kind for _phase, kind in pools}) > 1:
+            reason = f"that takes one {pool_word} for prefill and one for decode, of the same kind"
+        if reason is not None:
+            raise ConfigurationInvalid(
+                key="planner.limits.flips", message=f"planner.limits.flips: must be false: {reason}"
+            )

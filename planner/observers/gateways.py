@@ -7,26 +7,22 @@ is seen. Not here: which counters are read (`exposition`), what they mean (`coun
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import httpx
 
 from planner.counting import Growth, attainment, demand, together
 from planner.exposition import Reading, grown, read
+from planner.fleet import Fleet
 from planner.observation import Attainment, Backlog, PoolState
 from planner.process_settings import GatewaysSettings
 from planner.settings import KindSettings
 from planner.sight import ObservationFailed, Sight
-from services.bus.port import Bus, WorkerLeft, WorkerSeen
+from services.bus.port import Bus
 from services.domain.errors import BusUnavailable
-from services.domain.ids import WorkerId
 from services.domain.slo import Slo
 from services.domain.worker import Lifecycle, Phase, WorkerStatus
 from services.runtime.metrics_page import NoMetrics, parse_page
-from services.runtime.tasks import Nursery
-
-BACKOFF_S = 1.0
-"""Pause before a watch of the fleet that ended is opened again; seconds."""
 
 
 class GatewaysObserver:
@@ -39,16 +35,18 @@ class GatewaysObserver:
         *,
         now_s: Callable[[], float],
         bus: Bus | None,
+        fleet: Fleet | None,
         kind: KindSettings,
         client: httpx.AsyncClient | None = None,
     ) -> None:
-        """Begin to follow the fleet.
+        """Look at nothing yet.
 
         Args:
             settings: the gateways.
             slo: targets that attainment is measured by.
             now_s: the planner's clock.
-            bus: where workers announce themselves; None: nobody listens.
+            bus: where prompts wait; None: nobody counts them.
+            fleet: who announces itself; None: nobody listens.
             kind: of all workers; their announced speed is held against its model.
             client: to the gateways; None makes one.
         """
@@ -59,10 +57,7 @@ class GatewaysObserver:
         self._kind = kind
         self._client = client or httpx.AsyncClient(timeout=settings.request_timeout_s)
         self._before: dict[str, Reading] = {}
-        self._fleet: dict[WorkerId, WorkerStatus] = {}
-        self._nursery = Nursery("planner's observer")
-        if bus is not None:
-            self._nursery.start(self._follow(bus), "fleet")
+        self._fleet = fleet
 
     async def look(self) -> Sight:
         """Look once."""
@@ -99,7 +94,7 @@ class GatewaysObserver:
         """Pools as workers announce themselves; one that serves both phases counts to decode."""
         ready: Counter[Phase] = Counter()
         draining: Counter[Phase] = Counter()
-        for status in self._fleet.values():
+        for status in self._statuses():
             phase = Phase.DECODE if Phase.DECODE in status.phases else Phase.PREFILL
             ready[phase] += status.lifecycle is Lifecycle.READY
             draining[phase] += status.lifecycle is Lifecycle.DRAINING
@@ -113,7 +108,7 @@ class GatewaysObserver:
     def _paces(self) -> tuple[float, float]:
         """Times of prefill and decode that workers announce, over those of the kind's model."""
         model = self._kind.model()
-        speeds = [status.performance for status in self._fleet.values()]
+        speeds = [status.performance for status in self._statuses()]
         if not speeds:
             return 1.0, 1.0
         prefill = sum(speed.prefill_step_s for speed in speeds) / len(speeds) / model.prefill_step_s
@@ -121,8 +116,7 @@ class GatewaysObserver:
         return prefill, decode
 
     async def close(self) -> None:
-        """Stop following, close connections."""
-        await self._nursery.close()
+        """Close connections."""
         await self._client.aclose()
 
     async def _read(self, url: str) -> Reading | None:
@@ -133,7 +127,7 @@ class GatewaysObserver:
             return None
 
     async def _backlog(self) -> Backlog:
-        loads = [status.load for status in self._fleet.values()]
+        loads = [status.load for status in self._statuses()]
         waiting = 0
         if self._bus is not None:
             try:
@@ -147,17 +141,5 @@ class GatewaysObserver:
             running_context_tokens=sum(load.running_context_tokens for load in loads),
         )
 
-    async def _follow(self, bus: Bus) -> None:
-        while True:
-            try:
-                async with bus.watch_fleet() as changes:
-                    self._fleet.clear()
-                    async for change in changes:
-                        match change:
-                            case WorkerSeen(status=status):
-                                self._fleet[status.worker_id] = status
-                            case WorkerLeft(worker_id=worker_id):
-                                self._fleet.pop(worker_id, None)
-            except BusUnavailable:
-                pass
-            await asyncio.sleep(BACKOFF_S)
+    def _statuses(self) -> Collection[WorkerStatus]:
+        return () if self._fleet is None else self._fleet.statuses.values()

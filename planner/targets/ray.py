@@ -105,7 +105,7 @@ class RayServe:
         """Write the size of every deployment that is to have another one."""
         done: list[str] = []
         left: list[str] = [
-            f"{flip.source.value} of kind {flip.kind} cannot change roles here" for flip in decision.flips
+            f"{flip.source.value} of kind {flip.kind} nobody turns without a bus" for flip in decision.flips
         ]
         for order in decision.orders:
             deployment = self._deployment(order)

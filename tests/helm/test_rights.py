@@ -11,7 +11,7 @@ from planner.process_settings import KubernetesSettings, PlannerProcessSettings
 from planner.targets.kubernetes.target import Kubernetes
 from services.runtime.clock import LoopClock
 from services.runtime.settings import parse, read_yaml
-from tests.helm.chart import VALUES, Manifest, config_of, pods, rendered
+from tests.helm.chart import VALUES, Manifest, config_of, merged, pods, render, rendered, values_of
 from tests.helm.kubelet import SETTINGS
 from tests.planner.kubernetes.api_state import ApiState
 from tests.planner.kubernetes.pair import settled
@@ -108,3 +108,22 @@ def test_the_planner_scales_what_the_chart_does_not() -> None:
     assert not sizes["baton-prefill"]
     assert not sizes["baton-decode"]
     assert sizes["baton-gateway"]
+
+
+def test_workers_turn_only_where_values_say_so(tmp_path: Path) -> None:
+    """By default pools may have unlike machines; with flips the planner is given the bus to order over."""
+
+    def settings(changes: dict[str, object]) -> PlannerProcessSettings:
+        manifests = render(merged(values_of("production"), {"planner": {"settings": changes}}))
+        (pod,) = [p for p in pods(manifests) if p.owner == "Deployment/baton-planner"]
+        file = tmp_path / "planner.json"
+        file.write_text(config_of(manifests, pod, SETTINGS)["planner.json"], encoding="utf-8")
+        return parse(PlannerProcessSettings, read_yaml(file), source="chart")
+
+    still, turning = settings({}), settings({"limits": {"flips": True}})
+    assert not still.planner.limits.flips
+    assert still.worker_bus is None
+    assert turning.planner.limits.flips
+    assert turning.planner.limits.decode.workers_max == still.planner.limits.decode.workers_max
+    assert turning.worker_bus is not None
+    assert turning.worker_bus.url.startswith("tls://")

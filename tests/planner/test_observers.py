@@ -6,6 +6,7 @@ import httpx
 import msgspec
 import pytest
 
+from planner.fleet import Fleet
 from planner.observers.gateways import GatewaysObserver
 from planner.observers.prometheus import PrometheusObserver
 from planner.process_settings import GatewaysSettings, PrometheusSettings
@@ -119,11 +120,13 @@ def test_gateways_and_the_bus_become_a_sight() -> None:
             up = is_up[0] if request.url.host == "one" else is_up[1]
             return httpx.Response(200, content=meters.render()) if up else httpx.Response(503)
 
+        fleet = Fleet(bus)
         observer = GatewaysObserver(
             GatewaysSettings(urls=("http://one/metrics", "http://two/metrics")),
             SLO,
             now_s=clock.now_s,
             bus=bus,
+            fleet=fleet,
             kind=KindSettings(),
             client=httpx.AsyncClient(transport=httpx.MockTransport(answer)),
         )
@@ -145,6 +148,7 @@ def test_gateways_and_the_bus_become_a_sight() -> None:
         with pytest.raises(ObservationFailed, match="none of 2 gateways"):
             await observer.look()
         await observer.close()
+        await fleet.close()
 
     run_virtual(story())
 

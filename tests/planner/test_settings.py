@@ -40,6 +40,7 @@ WORKLOAD = {"phase": "prefill", "name": "baton-prefill"}
     ("target", "planner", "key"),
     [
         ({**KUBERNETES, "workloads": [WORKLOAD]}, {}, "planner.limits.flips"),
+        ({**KUBERNETES, "workloads": [WORKLOAD]}, {"limits": {"flips": True}}, "planner.limits.flips"),
         ({**KUBERNETES, "workloads": []}, {"limits": {"flips": False}}, "target.workloads"),
         ({**KUBERNETES, "workloads": [WORKLOAD, WORKLOAD]}, {"limits": {"flips": False}}, "target.workloads"),
         (
@@ -55,6 +56,21 @@ def test_a_target_that_does_not_fit_the_plan_refuses_the_start(
     """What a target cannot do is not asked of it silently."""
     with pytest.raises(ConfigurationInvalid, match=key):
         parse(PlannerProcessSettings, {"target": target, "planner": planner}, source="planner.yaml")
+
+
+PREFILL_AND_DECODE = {"workloads": [WORKLOAD, {"phase": "decode", "name": "baton-decode"}]}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"bus": {}}, {"observe": {"source": "gateways", "bus": {}}}],
+)
+def test_workers_of_two_workloads_turn_where_a_bus_is_named(more: dict[str, object]) -> None:
+    """One for each role, of one kind: then nothing stands in the way."""
+    values = {"target": {**KUBERNETES, **PREFILL_AND_DECODE}, **more}
+    assert parse(PlannerProcessSettings, values, source="planner.yaml").planner.limits.flips
+    with pytest.raises(ConfigurationInvalid, match=r"planner\.limits\.flips.*NATS"):
+        parse(PlannerProcessSettings, {"target": values["target"]}, source="planner.yaml")
 
 
 def test_settings_come_back_as_they_were_written() -> None:

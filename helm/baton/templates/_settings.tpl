@@ -131,14 +131,19 @@ cluster's shape. What only a pod knows, its name and address, is in its argument
 {{- $observe = dict "source" "gateways" "urls" (list $url) "bus" (include "baton.busSettings" . | fromJson) -}}
 {{- end -}}
 {{- $targets := dict "ttft_s" (dig "router" "ttft_target_s" 0.5 .Values.settings) "tpot_s" (dig "router" "tpot_target_s" 0.03 .Values.settings) -}}
-{{- dict
-  "planner" (mergeOverwrite (dict "targets" $targets) (deepCopy .Values.planner.settings) (dict "limits" (dict "flips" false)))
+{{- $planner := mergeOverwrite (dict "targets" $targets "limits" (dict "flips" false)) (deepCopy .Values.planner.settings) -}}
+{{- $turns := dict -}}
+{{- if dig "limits" "flips" false $planner -}}
+{{- $turns = dict "bus" (include "baton.busSettings" . | fromJson) -}}
+{{- end -}}
+{{- merge $turns (dict
+  "planner" $planner
   "observe" $observe
   "target" (dict "target" "kubernetes" "namespace" .Release.Namespace "workloads" $workloads "lease" $lease)
   "decisions_file" "/tmp/decisions.jsonl"
   "metrics_host" "0.0.0.0"
   "metrics_port" 9090
-  "log_format" .Values.settings.log_format | toJson -}}
+  "log_format" .Values.settings.log_format) | toJson -}}
 {{- end -}}
 
 {{/* A pool with its defaults, of: dict "root" $ "pool" POOL. */}}

@@ -3,8 +3,8 @@
 Comes in: decisions. Goes out: pools, sentences. Invariants: a write carries the version at which the workload
 was last seen, so that whoever changed it in between wins; a workload with the hold annotation is never
 written; with a lease only its holder writes, and a write in flight is given up when the lease runs out. Pods
-drain by their own SIGTERM handling. Not here: which pods go (the workload's controller), roles of running
-workers (fixed per workload), how workloads are seen (`following`), who leads (`leadership`).
+drain by their own SIGTERM handling. Not here: which pods go (the workload's controller), workers that turn
+(`planner.targets.turning`), how workloads are seen (`following`), who leads (`leadership`).
 
 Protocol: PUT of `.../scale` (autoscaling/v1 Scale), whose version is that of the workload.
 """
@@ -83,7 +83,7 @@ class Kubernetes:
         """Write the scale of every workload that is to have another size."""
         done: list[str] = []
         left: list[str] = [
-            f"{flip.source.value} of kind {flip.kind} cannot change roles here" for flip in decision.flips
+            f"{flip.source.value} of kind {flip.kind}: nobody turns without a bus" for flip in decision.flips
         ]
         for order in decision.orders:
             workload = self._workload(order)
@@ -101,6 +101,11 @@ class Kubernetes:
             else:
                 left.append(f"{workload.name} {hindrance}")
         return Outcome(done=tuple(done), left=tuple(left))
+
+    @property
+    def may_write(self) -> bool:
+        """Whether this planner leads, or is the only one."""
+        return self._leadership is None or self._leadership.left_s > 0.0
 
     async def close(self) -> None:
         """Stop following, give the lease back, close connections; idempotent."""

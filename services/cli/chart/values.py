@@ -11,7 +11,6 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, field
 
-from planner.settings import LimitSettings
 from services.bus.settings import BusSettings
 from services.cli.chart.keys import ChartSection
 from services.cli.chart.surroundings import Monitoring, NetworkPolicy, PriorityClasses, Tls
@@ -47,7 +46,6 @@ SET_BY_THE_CHART: dict[type, tuple[str, ...]] = {
         "kind", "model", "model_name", "side_channel_host", "side_channel_port",
     ),
     SimulatedSettings: ("kind", "side_channel_host"),
-    LimitSettings: ("flips",),
 }  # fmt: skip
 """Settings that follow from the cluster's shape; values must not name them."""
 
