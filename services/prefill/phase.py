@@ -48,6 +48,10 @@ LOOK_AGAIN_S_MIN = 0.0001
 CLAIM_RETRY_S = 0.1
 """Wait after a claim that the bus did not confirm: it may be away for long, and says so at once."""
 
+COMPLETE_TRIES = 30
+COMPLETE_RETRY_S = 1.0
+"""Completions tried, and the pause behind one that nobody confirmed: longer than NATS takes to come back."""
+
 
 class PrefillPhase:
     """All tasks that this worker holds."""
@@ -371,8 +375,13 @@ class PrefillPhase:
             log.debug("%s after close: the claim ends by itself", name)
 
     async def _complete(self, job: Job) -> None:
+        """Take a task out of the queue: else it is computed again, or waits for its deadline."""
         async with job.writing:
-            try:
-                await self._bus.queue.complete(job.claimed)
-            except BusUnavailable as error:
-                log.warning("completion of %s not confirmed: %s", job.task_id, error)
+            for _ in range(COMPLETE_TRIES):
+                try:
+                    await self._bus.queue.complete(job.claimed)
+                except BusUnavailable as error:
+                    log.warning("completion of %s not confirmed: %s", job.task_id, error)
+                    await asyncio.sleep(COMPLETE_RETRY_S)
+                else:
+                    return

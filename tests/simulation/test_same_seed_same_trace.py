@@ -57,7 +57,7 @@ def test_every_kind_of_fault_is_drawn() -> None:
     assert kinds == {
         "BreakLink", "CorruptPulls", "CrashEngine", "CutBus", "CutLink", "DrainWorker", "DropCache",
         "HangEngine", "KillGateway", "KillWorker", "LoseBusState", "LoseReplies", "MangleKvEvents",
-        "PauseWorker", "SkewClock", "SlowNetwork", "SlowWorker", "Strike",
+        "PauseWorker", "SkewClock", "SlowNetwork", "SlowWorker", "Strike", "TurnWorker",
     }  # fmt: skip
     assert any(not scenario.faults for scenario in drawn)
     arrivals = [arrival for scenario in drawn for arrival in scenario.arrivals]
