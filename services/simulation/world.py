@@ -8,7 +8,7 @@ Not here: faults (`faults`), clients (`clients`), processes (`processes`), judge
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from random import Random
@@ -274,23 +274,33 @@ class _Ear(logging.Handler):
 
 @contextmanager
 def _crashes_heard() -> Iterator[list[str]]:
-    """Collect exceptions of tasks that nobody awaits; keep the cluster's own log to itself meanwhile."""
+    """Collect exceptions of tasks that nobody awaits; keep the cluster's own log to itself meanwhile.
+
+    This loop alone is asked: lost tasks of an earlier one may be found at any time.
+    """
     heard: list[str] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _loop, context: heard.append(_told(context)))
     ear = _Ear(heard)
     cluster = logging.getLogger("services")
     level, propagate = cluster.level, cluster.propagate
-    listened = [logging.getLogger(name) for name in ("services.runtime.tasks", "asyncio")]
+    listened = logging.getLogger("services.runtime.tasks")
     cluster.setLevel(logging.ERROR)
     cluster.propagate = False
     silence = logging.NullHandler()
     cluster.addHandler(silence)
-    for logger in listened:
-        logger.addHandler(ear)
+    listened.addHandler(ear)
     try:
         yield heard
     finally:
-        for logger in listened:
-            logger.removeHandler(ear)
+        loop.set_exception_handler(None)
+        listened.removeHandler(ear)
         cluster.removeHandler(silence)
         cluster.setLevel(level)
         cluster.propagate = propagate
+
+
+def _told(context: Mapping[str, object]) -> str:
+    """Say what a loop complains of; the keys are those of `asyncio.loop.call_exception_handler`."""
+    about = context.get("exception") or context.get("task") or context.get("future")
+    return f"{context['message']}: {about!r}"
