@@ -118,7 +118,7 @@ async def test_roles_are_left_as_they_are(target: RayServe, serve: ServeServer) 
     await target.pools()
     flip = Flip(kind="default", source=Phase.PREFILL, worker_count=1)
     outcome = await target.carry_out(Decision(orders=(), flips=(flip,), look_s=10.0))
-    assert "cannot change roles" in outcome.left[0]
+    assert "nobody turns without a bus" in outcome.left[0]
     assert not serve.writes
 
 
