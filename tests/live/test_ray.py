@@ -48,8 +48,8 @@ async def up(folder: Path) -> AsyncIterator[Up]:
         yield opened
 
 
-async def loses_a_worker_but_no_request(ray: OnRay) -> None:
-    """Every stream goes on to its end with the tokens that it would have had."""
+async def loses_a_worker_but_no_request(ray: OnRay) -> str:
+    """Every stream goes on to its end with the tokens that it would have had; returns who was lost."""
     questions = make_questions(12, output_tokens=(300, 400))
     truth = await learn(ray.cluster, questions)
     async with plain_channel(ray.cluster) as channel:
@@ -63,13 +63,15 @@ async def loses_a_worker_but_no_request(ray: OnRay) -> None:
         os.kill(pid, signal.SIGKILL)
         answers = await asyncio.gather(*streams)
     assert all(answer.matches(truth[q]) for q, answer in zip(questions, answers, strict=True)), answers
+    return lost
 
 
 async def test_what_dies_comes_back_and_the_planner_scales(up: Up) -> None:
     """A killed worker's replica is replaced, pools take the planner's sizes; at the end nothing is left."""
     ray = await becomes_ready(up)
     before = await ray.workers(Phase.DECODE)
-    await loses_a_worker_but_no_request(ray)
+    lost = await loses_a_worker_but_no_request(ray)
+    await ray.cluster.becomes(lambda state: lost not in {worker.worker_id for worker in state.workers})
     await ray.becomes(prefill=1, decode=2)
     assert len(await ray.workers(Phase.DECODE) - before) == 1
 
