@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 
 from planner.decision import Decision, PoolOrder
 from planner.observation import PoolState
+from planner.stock import other_role
 from services.domain.ids import WorkerId
 from services.domain.worker import Lifecycle, Phase, WorkerStatus
-
-OTHER = {Phase.PREFILL: Phase.DECODE, Phase.DECODE: Phase.PREFILL}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +44,11 @@ class Acting:
     role: Phase
 
 
+def role_of(status: WorkerStatus) -> Phase:
+    """Say which role a worker counts to; one that serves both phases counts to decode."""
+    return Phase.DECODE if Phase.DECODE in status.phases else Phase.PREFILL
+
+
 def acting(
     statuses: Iterable[WorkerStatus], homes: Sequence[Home], ordered: Mapping[WorkerId, Phase]
 ) -> tuple[Acting, ...]:
@@ -63,8 +67,7 @@ def acting(
             default=None,
         )
         if home is not None and status.lifecycle is Lifecycle.READY:
-            shown = Phase.DECODE if Phase.DECODE in status.phases else Phase.PREFILL
-            role = ordered.get(status.worker_id, shown)
+            role = ordered.get(status.worker_id, role_of(status))
             found.append(Acting(status=status, home=home.phase, role=role))
     return tuple(found)
 
@@ -77,7 +80,7 @@ def by_role(pools: Sequence[PoolState], workers: Sequence[Acting]) -> tuple[Pool
         for phase in ready
     }
     return tuple(
-        replace(pool, ready_count=pool.ready_count - away[pool.phase] + away[OTHER[pool.phase]])
+        replace(pool, ready_count=pool.ready_count - away[pool.phase] + away[other_role(pool.phase)])
         for pool in pools
     )
 
@@ -106,10 +109,11 @@ def launched(
     before = {pool.phase: pool.ordered_count for pool in role_pools}
     for flip in decision.flips:
         before[flip.source] -= flip.worker_count
-        before[OTHER[flip.source]] += flip.worker_count
+        before[other_role(flip.source)] += flip.worker_count
     for order in decision.orders:
         size[order.phase] += order.worker_count - before[order.phase]
-    for phase, other in OTHER.items():  # more are given back than were launched there
+    for phase in Phase:  # more are given back than were launched there
+        other = other_role(phase)
         if size[phase] < 0:
             size[other], size[phase] = max(0, size[other] + size[phase]), 0
     return tuple(replace(order, worker_count=size[order.phase]) for order in decision.orders)

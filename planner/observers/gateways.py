@@ -18,6 +18,7 @@ from planner.observation import Attainment, Backlog, PoolState
 from planner.process_settings import GatewaysSettings
 from planner.settings import KindSettings
 from planner.sight import ObservationFailed, Sight
+from planner.turns import role_of
 from services.bus.port import Bus
 from services.domain.errors import BusUnavailable
 from services.domain.slo import Slo
@@ -95,7 +96,7 @@ class GatewaysObserver:
         ready: Counter[Phase] = Counter()
         draining: Counter[Phase] = Counter()
         for status in self._statuses():
-            phase = Phase.DECODE if Phase.DECODE in status.phases else Phase.PREFILL
+            phase = role_of(status)
             ready[phase] += status.lifecycle is Lifecycle.READY
             draining[phase] += status.lifecycle is Lifecycle.DRAINING
         return tuple(
