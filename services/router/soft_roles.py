@@ -55,14 +55,15 @@ class SoftRoles:
             prefill_s: what its prefill takes.
             now_s: of its arrival.
         """
-        self._known(model).record.fold(prefill_s, now_s)
+        known = self._known(model)
+        known.record.fold(prefill_s, now_s)
+        if known.wait_s is not None:
+            known.waits.expect(known.wait_s)
 
     def fold_wait(self, model: str, wait_s: float) -> None:
-        """Take how long a prompt waited in the queue, beside what is expected: of the same prompts alone."""
-        known = self._models.get(model)
-        if known is not None and known.wait_s is not None:
-            known.waits.expect(known.wait_s)
-            known.waits.fold(wait_s)
+        """Take how long a prompt waited in the queue."""
+        if model in self._models:
+            self._models[model].waits.fold(wait_s)
 
     def step_limit_s(self, model: str, fleet: FleetView, now_s: float) -> float | None:
         """Say how long a step of a model's soft-roled workers may become; None where there are none."""

@@ -67,16 +67,6 @@ def test_waits_that_are_seen_raise_it() -> None:
     assert limit_of(router, prompts_per_s=20, waits_s=1.0) > limit_of(router, prompts_per_s=20, waits_s=0.0)
 
 
-def test_prompts_that_nobody_claims_teach_no_wait() -> None:
-    """Where all are prefilled by who decodes them, no wait is seen, and the formula is believed."""
-    router = router_of(*(worker(f"s{i}", BOTH, load=running(60, 100)) for i in range(4)))
-    roles = SoftRoles(router.settings)
-    for turn in range(200):
-        roles.fold(MODEL, 0.05, turn / 20)
-        roles.step_limit_s(MODEL, router.fleet, turn / 20)
-    assert roles.step_limit_s(MODEL, router.fleet, 10.0) == limit_of(router, prompts_per_s=20)
-
-
 def test_full_memory_lowers_it() -> None:
     """What does not fit one worker's KV memory is given two, however short the step."""
     router = router_of(worker("full", BOTH, load=running(8, 8000)), *soft(0, 0, 0))
