@@ -55,7 +55,9 @@ async def _run(settings: GatewayProcessSettings) -> int:
     remote = (
         None
         if settings.router_address is None
-        else RemotePlacer(settings.router_address, backup=LocalPlacer(router, clock), clock=clock)
+        else RemotePlacer(
+            settings.router_address, backup=LocalPlacer(router, clock), clock=clock, tls=settings.link.tls
+        )
     )
     conductor = Conductor(
         settings.conductor,

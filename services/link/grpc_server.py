@@ -18,6 +18,7 @@ from services.link.outbox import Outbox
 from services.link.port import WorkerEndpoint
 from services.link.settings import LinkSettings, join_address
 from services.link.transport import SERVICE, check_size, server_credentials, server_options
+from services.runtime.metrics import Meters
 from services.wire.codec import (
     WireError,
     decode_to_worker,
@@ -119,8 +120,15 @@ class GrpcGatewayLink:
 class GrpcLinkServer:
     """Listens for gateways."""
 
-    def __init__(self, settings: LinkSettings) -> None:
+    def __init__(self, settings: LinkSettings, *, meters: Meters | None = None) -> None:
+        """Prepare; nothing listens yet.
+
+        Args:
+            settings: address, limits, encryption.
+            meters: of this process; they tell of its certificate.
+        """
         self._settings = settings
+        self._meters = meters
         self._links: dict[GatewayId, GrpcGatewayLink] = {}
         self._server: grpc.aio.Server | None = None
         self._endpoint: WorkerEndpoint | None = None
@@ -166,7 +174,8 @@ class GrpcLinkServer:
     def _bind(self, server: grpc.aio.Server, address: str) -> int:
         if self._settings.tls is None:
             return server.add_insecure_port(address)
-        return server.add_secure_port(address, server_credentials(self._settings.tls))
+        credentials = server_credentials(self._settings.tls, listener="link", meters=self._meters)
+        return server.add_secure_port(address, credentials)
 
     async def _attach(self, _: AsyncIterator[bytes], context: Context) -> None:
         try:

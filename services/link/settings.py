@@ -17,10 +17,14 @@ WILDCARDS = frozenset({"0.0.0.0", "::", "[::]"})  # noqa: S104  # compared with,
 
 
 class LinkTls(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Encryption of links. A worker always shows a certificate; a gateway may have to."""
+    """Encryption of links, and of questions to a standalone router.
+
+    Who listens, a worker or a router, always shows a certificate; a gateway may have to. Files are read anew
+    when they change: for each connection that is accepted or made.
+    """
 
     certificate_file: Annotated[
-        str | None, Meta(description="PEM chain this process shows; a worker needs one.")
+        str | None, Meta(description="PEM chain this process shows; a worker or router needs one.")
     ] = None
     key_file: Annotated[str | None, Meta(description="PEM private key of `certificate_file`.")] = None
     authority_file: Annotated[
@@ -29,11 +33,16 @@ class LinkTls(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     ] = None
     mutual: Annotated[
         bool,
-        Meta(description="Whether a worker refuses gateways without a certificate. Default: it does."),
+        Meta(
+            description="Whether a worker or router refuses gateways without a certificate. Default: it does."
+        ),
     ] = True
     server_name: Annotated[
         str | None,
-        Meta(description="Name expected in a worker's certificate; null expects the host connected to."),
+        Meta(
+            description="Name expected in the certificate of a worker or router; null expects the host "
+            "connected to."
+        ),
     ] = None
 
     def __post_init__(self) -> None:

@@ -1,7 +1,8 @@
 """What both ends of a gRPC link share: method names, channel options, credentials.
 
-Comes in: settings. Goes out: arguments for grpc. Messages cross gRPC as bytes that the codec made: a
-message that cannot be read is then our own typed error rather than a failure inside gRPC.
+Comes in: settings. Goes out: arguments for grpc, of which a standalone router and its askers take the
+credentials. Messages cross gRPC as bytes that the codec made: a message that cannot be read is then our own
+typed error rather than a failure inside gRPC.
 Source of the option names: gRPC core, `include/grpc/impl/channel_arg_names.h` (1.85).
 """
 
@@ -11,6 +12,8 @@ import grpc
 
 from services.domain.errors import BodyTooLarge, ConfigurationInvalid
 from services.link.settings import LinkSettings, LinkTls
+from services.runtime.certificates import CredentialFiles, Credentials, LiveCredentials, PemFile
+from services.runtime.metrics import Meters
 from services.wire.generated.baton.internal.v1 import worker_pb2
 
 _SERVICE = worker_pb2.DESCRIPTOR.services_by_name["WorkerService"]
@@ -42,9 +45,14 @@ def channel_options(settings: LinkSettings) -> Options:
     """Options of a gateway's channel: its own connection, no retries below us."""
     options = _shared_options(settings)
     options += [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
-    if settings.tls is not None and settings.tls.server_name is not None:
-        options.append(("grpc.ssl_target_name_override", settings.tls.server_name))
-    return options
+    return options + name_options(settings.tls)
+
+
+def name_options(tls: LinkTls | None) -> Options:
+    """Option of a channel that says which name the other side's certificate must have."""
+    if tls is None or tls.server_name is None:
+        return []
+    return [("grpc.ssl_target_name_override", tls.server_name)]
 
 
 def server_options(settings: LinkSettings) -> Options:
@@ -70,25 +78,58 @@ def channel_credentials(tls: LinkTls) -> grpc.ChannelCredentials:
     )
 
 
-def server_credentials(tls: LinkTls) -> grpc.ServerCredentials:
-    """Read a worker's certificates.
+def server_credentials(tls: LinkTls, *, listener: str, meters: Meters | None) -> grpc.ServerCredentials:
+    """Read the certificates of a worker or a standalone router; they are followed when they change.
+
+    Args:
+        tls: what to read.
+        listener: who shows them, a label of metrics.
+        meters: of this process.
 
     Raises:
-        ConfigurationInvalid: a file is missing or cannot be read.
+        ConfigurationInvalid: a file is missing, cannot be read, or does not fit the others.
     """
-    key = _read("key_file", tls.key_file)
-    certificate = _read("certificate_file", tls.certificate_file)
-    authority = _read("authority_file", tls.authority_file)
-    if key is None or certificate is None:
+    if tls.certificate_file is None or tls.key_file is None:
         raise ConfigurationInvalid(
-            key="link.tls.certificate_file", message="link.tls.certificate_file: a worker needs one"
+            key="link.tls.certificate_file",
+            message="link.tls.certificate_file: a worker or router needs one",
         )
-    if tls.mutual and authority is None:
+    if tls.mutual and tls.authority_file is None:
         raise ConfigurationInvalid(
             key="link.tls.authority_file",
             message="link.tls.authority_file: needed to check gateways while link.tls.mutual is true",
         )
-    return grpc.ssl_server_credentials([(key, certificate)], authority, require_client_auth=tls.mutual)
+    files = CredentialFiles(
+        certificate=PemFile(key="link.tls.certificate_file", path=tls.certificate_file),
+        private_key=PemFile(key="link.tls.key_file", path=tls.key_file),
+        authorities=PemFile(key="link.tls.authority_file", path=tls.authority_file)
+        if tls.mutual and tls.authority_file is not None
+        else None,
+    )
+    return following_credentials(LiveCredentials(files, listener=listener, meters=meters))
+
+
+def following_credentials(live: LiveCredentials) -> grpc.ServerCredentials:
+    """Show clients what the files hold when they connect; open connections stay as they are."""
+    shown = live.current()
+
+    def changed() -> grpc.ServerCertificateConfiguration | None:  # asked by gRPC before each handshake
+        nonlocal shown
+        found = live.current()
+        if found is shown:
+            return None
+        shown = found
+        return _configuration(found)
+
+    return grpc.dynamic_ssl_server_credentials(
+        _configuration(shown),
+        changed,  # type: ignore[arg-type]  # None is "no change", as gRPC documents
+        shown.authorities is not None,
+    )
+
+
+def _configuration(found: Credentials) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(found.private_key, found.chain)], found.authorities)
 
 
 def _read(key: str, path: str | None) -> bytes | None:

@@ -56,6 +56,7 @@ async def _run(settings: RouterProcessSettings) -> int:
         router_id=router_id,
         clock=LoopClock(),
         meters=meters,
+        tls=settings.link.tls,
     )
     try:
         log.info("%s answers on %s", router_id, await server.start(settings.address))

@@ -8,14 +8,17 @@ Not here: serving the questions (`services.router.shell`).
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import grpc
 
-from services.domain.errors import Rejected
+from services.domain.errors import ConfigurationInvalid, Rejected
 from services.domain.placement import DecodePlacement, DecodeQuery, Placement, PlacementQuery
+from services.link.settings import LinkTls
+from services.link.transport import channel_credentials, name_options
 from services.router.placer import Placer
 from services.runtime.clock import Clock
+from services.runtime.tasks import Nursery
 from services.wire.codec import (
     WireError,
     decode_query_to_proto,
@@ -29,6 +32,7 @@ log = logging.getLogger(__name__)
 
 P = TypeVar("P")
 R = TypeVar("R")
+Stub: TypeAlias = "router_pb2_grpc.RouterServiceAsyncStub"
 
 ASK_AGAIN_S = 1.0
 """How long a silent router is not asked: about what its replacement takes to come up."""
@@ -48,7 +52,7 @@ class RemotePlacer:
         backup: Placer,
         clock: Clock,
         timeout_s: float = 1.0,
-        credentials: grpc.ChannelCredentials | None = None,
+        tls: LinkTls | None = None,
     ) -> None:
         """Prepare a channel; nothing is sent yet.
 
@@ -58,18 +62,19 @@ class RemotePlacer:
             clock: of this process.
             timeout_s: longest wait for an answer. A decision takes well under a millisecond, so a second
                 means that the router is gone or drowned.
-            credentials: TLS; None sends in the clear.
+            tls: encryption, as of links; None sends in the clear.
+
+        Raises:
+            ConfigurationInvalid: a certificate file cannot be read.
         """
         self._address = address
         self._backup = backup
         self._clock = clock
         self._timeout_s = timeout_s
+        self._tls = tls
         self._silent_until_s = clock.now_s()
-        self._channel = (
-            grpc.aio.insecure_channel(address)
-            if credentials is None
-            else grpc.aio.secure_channel(address, credentials)
-        )
+        self._leaving = Nursery("placer")
+        self._channel = self._open()
         self._stub = router_pb2_grpc.RouterServiceStub(self._channel)
 
     async def place(self, query: PlacementQuery) -> Placement | Rejected:
@@ -80,7 +85,7 @@ class RemotePlacer:
         """
         try:
             outcome = await self._ask(
-                lambda: self._stub.Place(placement_query_to_proto(query), timeout=self._timeout_s),
+                lambda stub: stub.Place(placement_query_to_proto(query), timeout=self._timeout_s),
                 place_response_from_proto,
             )
         except RouterSilent:
@@ -97,7 +102,7 @@ class RemotePlacer:
         """
         try:
             outcome = await self._ask(
-                lambda: self._stub.PlaceDecode(decode_query_to_proto(query), timeout=self._timeout_s),
+                lambda stub: stub.PlaceDecode(decode_query_to_proto(query), timeout=self._timeout_s),
                 place_decode_response_from_proto,
             )
         except RouterSilent:
@@ -108,9 +113,30 @@ class RemotePlacer:
 
     async def close(self) -> None:
         """Close the channel; idempotent."""
+        await self._leaving.close()
         await self._channel.close()
 
-    async def _ask(self, call: Callable[[], Awaitable[P]], read: Callable[[P], R]) -> R:
+    def _open(self) -> grpc.aio.Channel:
+        if self._tls is None:
+            return grpc.aio.insecure_channel(self._address)
+        # A pool of its own: a connection made with certificates of before is not taken over.
+        options = [("grpc.use_local_subchannel_pool", 1), *name_options(self._tls)]
+        return grpc.aio.secure_channel(self._address, channel_credentials(self._tls), options=options)
+
+    def _reopen(self, used: Stub) -> None:
+        """After a silence take the certificates that are there now: those of the channel may have ended."""
+        if self._tls is None or used is not self._stub:
+            return
+        left = self._channel
+        try:
+            self._channel = self._open()
+        except ConfigurationInvalid as error:
+            log.warning("the certificates of before are kept: %s", error)
+            return
+        self._stub = router_pb2_grpc.RouterServiceStub(self._channel)
+        self._leaving.start(left.close(self._timeout_s), "close")  # others may still wait there
+
+    async def _ask(self, call: Callable[[Stub], Awaitable[P]], read: Callable[[P], R]) -> R:
         """Ask unless the router is known to be silent.
 
         Raises:
@@ -118,12 +144,14 @@ class RemotePlacer:
         """
         if self._clock.now_s() < self._silent_until_s:
             raise RouterSilent
+        stub = self._stub
         try:
-            return read(await call())
+            return read(await call(stub))
         except grpc.aio.AioRpcError as error:
             why = f"{error.code().name}: {error.details()}"
         except WireError as error:
             why = str(error)
         self._silent_until_s = self._clock.now_s() + ASK_AGAIN_S
+        self._reopen(stub)
         log.warning("the router at %s gives no answer, deciding here: %s", self._address, why)
         raise RouterSilent

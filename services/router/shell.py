@@ -12,6 +12,8 @@ from services.domain.blocks import KvSnapshot
 from services.domain.errors import ConfigurationInvalid, WorkerLost
 from services.domain.ids import GatewayId, WorkerId
 from services.link.port import Dialer
+from services.link.settings import LinkTls
+from services.link.transport import server_credentials
 from services.router.feed import Feed
 from services.router.router import Router
 from services.runtime.clock import Clock
@@ -45,6 +47,7 @@ class RouterServer(router_pb2_grpc.RouterServiceServicer):
         router_id: GatewayId,
         clock: Clock,
         meters: Meters,
+        tls: LinkTls | None = None,
     ) -> None:
         """Put the parts together; nothing runs yet.
 
@@ -55,6 +58,7 @@ class RouterServer(router_pb2_grpc.RouterServiceServicer):
             router_id: how this router names itself to workers.
             clock: by which statuses age.
             meters: of this process.
+            tls: encryption, as of links; None answers in the clear.
         """
         self._router = router
         self._bus = bus
@@ -62,6 +66,7 @@ class RouterServer(router_pb2_grpc.RouterServiceServicer):
         self._router_id = router_id
         self._clock = clock
         self._meters = meters
+        self._tls = tls
         self._nursery = Nursery("router")
         self._server: grpc.aio.Server | None = None
 
@@ -75,12 +80,12 @@ class RouterServer(router_pb2_grpc.RouterServiceServicer):
             host:port that gateways connect to.
 
         Raises:
-            ConfigurationInvalid: the address cannot be bound.
+            ConfigurationInvalid: the address cannot be bound, or a certificate file cannot be used.
         """
         server = grpc.aio.server(maximum_concurrent_rpcs=CALLS_MAX, options=[("grpc.so_reuseport", 0)])
         router_pb2_grpc.add_RouterServiceServicer_to_server(self, server)
         try:
-            port = server.add_insecure_port(address)
+            port = self._bind(server, address)
         except RuntimeError as error:
             raise ConfigurationInvalid(key="router.address", message=f"{address}: {error}") from None
         await server.start()
@@ -88,6 +93,12 @@ class RouterServer(router_pb2_grpc.RouterServiceServicer):
         feed = Feed(self._router, self._bus, snapshot=self._snapshot, clock=self._clock, meters=self._meters)
         self._nursery.start(feed.run(), "feed")
         return f"{address.rpartition(':')[0]}:{port}"
+
+    def _bind(self, server: grpc.aio.Server, address: str) -> int:
+        if self._tls is None:
+            return server.add_insecure_port(address)
+        credentials = server_credentials(self._tls, listener="router", meters=self._meters)
+        return server.add_secure_port(address, credentials)
 
     async def stop(self) -> None:
         """Stop answering and following; idempotent."""

@@ -194,6 +194,18 @@ TABLE: tuple[Metric, ...] = (
     ),
     Metric(name="baton_bus_connected", kind=Kind.GAUGE, text="1 while NATS answers."),
     Metric(
+        name="baton_certificate_expiry_timestamp_seconds",
+        kind=Kind.GAUGE,
+        labels=("listener",),
+        text="End of the certificate that a listener (edge, link, router) shows, seconds since 1970.",
+    ),
+    Metric(
+        name="baton_certificate_renewals_total",
+        kind=Kind.COUNTER,
+        labels=("listener", "outcome"),
+        text="Changed certificate files by what came of them: taken, or refused, and the last one is kept.",
+    ),
+    Metric(
         name="baton_dropped_total",
         kind=Kind.COUNTER,
         labels=("what",),

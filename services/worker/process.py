@@ -74,7 +74,7 @@ async def _run(settings: WorkerProcessSettings) -> int:
     )
     try:
         for own in settings.workers:
-            server = GrpcLinkServer(settings.link)
+            server = GrpcLinkServer(settings.link, meters=meters)
             engine = make_engine(own, fabric)
             workers.append(Worker(own, engine, bus, server, clock=LoopClock(), meters=meters))
         log.info("loading %d engine(s)", len(workers))

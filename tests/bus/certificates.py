@@ -2,6 +2,7 @@
 
 import datetime
 import ipaddress
+from collections.abc import Iterable
 from pathlib import Path
 
 from cryptography import x509
@@ -50,6 +51,13 @@ class Authority:
             )
         )
         return str(cert_file), str(key_file)
+
+
+def replace_files(old: Iterable[str], new: Iterable[str]) -> None:
+    """Put the contents of new files into the places of old ones, each at once, as a renewal does."""
+    for place, source in zip(old, new, strict=True):
+        Path(f"{place}.new").write_bytes(Path(source).read_bytes())
+        Path(f"{place}.new").replace(place)
 
 
 def _general_name(host: str) -> x509.GeneralName:

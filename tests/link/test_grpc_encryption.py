@@ -1,62 +1,18 @@
 """Encrypted links: a worker proves who it is, a gateway does too when asked, and nobody else gets in."""
 
-import datetime
-import ipaddress
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from services.domain.errors import ConfigurationInvalid, WorkerLost
+from services.domain.ids import GatewayId
 from services.link.grpc_client import GrpcDialer
 from services.link.grpc_server import GrpcLinkServer
 from services.link.settings import LinkSettings, LinkTls
+from tests.bus.certificates import Authority, replace_files
 from tests.link.rigs import GATEWAY, Endpoint, GrpcWorld, accepted, joined, read
 
-DAY = datetime.timedelta(days=1)
-
-
-class Authority:
-    """Signs throw-away certificates into one folder."""
-
-    def __init__(self, folder: Path, name: str) -> None:
-        self._folder = folder
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        own = self._signed(self._name, self._key.public_key(), x509.BasicConstraints(ca=True, path_length=0))
-        self.file = self._write(f"{name}.pem", own.public_bytes(serialization.Encoding.PEM))
-
-    def sign(self, name: str) -> tuple[str, str]:
-        """Make a certificate for 127.0.0.1 and its key; returns both files."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        host = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-        certificate = self._signed(subject, key.public_key(), host)
-        private = key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-        written = self._write(f"{name}.pem", certificate.public_bytes(serialization.Encoding.PEM))
-        return written, self._write(f"{name}.key", private)
-
-    def _signed(
-        self, subject: x509.Name, key: ec.EllipticCurvePublicKey, extension: x509.ExtensionType
-    ) -> x509.Certificate:
-        now = datetime.datetime.now(datetime.UTC)
-        builder = x509.CertificateBuilder().subject_name(subject).issuer_name(self._name).public_key(key)
-        builder = builder.serial_number(x509.random_serial_number())
-        builder = builder.not_valid_before(now - DAY).not_valid_after(now + DAY)
-        critical = isinstance(extension, x509.BasicConstraints)
-        return builder.add_extension(extension, critical=critical).sign(self._key, hashes.SHA256())
-
-    def _write(self, name: str, data: bytes) -> str:
-        path = self._folder / name
-        path.write_bytes(data)
-        return str(path)
+LATER = GatewayId("later")
 
 
 @pytest.fixture
@@ -67,9 +23,18 @@ def authority(tmp_path: Path) -> Authority:
 
 def settings(authority: Authority, name: str, *, mutual: bool = True) -> LinkSettings:
     """Settings of a process that has a certificate."""
-    certificate, key = authority.sign(name)
-    tls = LinkTls(certificate_file=certificate, key_file=key, authority_file=authority.file, mutual=mutual)
+    certificate, key = authority.issue(name)
+    tls = LinkTls(
+        certificate_file=certificate, key_file=key, authority_file=str(authority.ca_file), mutual=mutual
+    )
     return LinkSettings(tls=tls)
+
+
+def files_of(settings: LinkSettings) -> tuple[str, ...]:
+    """Certificate, key and authorities of a process that has them."""
+    tls = settings.tls
+    assert tls is not None
+    return tuple(file for file in (tls.certificate_file, tls.key_file, tls.authority_file) if file)
 
 
 def test_both_sides_prove_who_they_are(authority: Authority) -> None:
@@ -87,12 +52,14 @@ def test_both_sides_prove_who_they_are(authority: Authority) -> None:
 def test_strangers_are_kept_out(authority: Authority, tmp_path: Path) -> None:
     """No encryption, no certificate, or one of another authority: the worker hears of none of them."""
     stranger = Authority(tmp_path, "stranger")
-    certificate, key = stranger.sign("impostor")
+    certificate, key = stranger.issue("impostor")
     gateways = (
         LinkSettings(),
-        LinkSettings(tls=LinkTls(authority_file=authority.file)),
-        LinkSettings(tls=LinkTls(authority_file=authority.file, certificate_file=certificate, key_file=key)),
-        LinkSettings(tls=LinkTls(authority_file=stranger.file)),
+        LinkSettings(tls=LinkTls(authority_file=str(authority.ca_file))),
+        LinkSettings(
+            tls=LinkTls(authority_file=str(authority.ca_file), certificate_file=certificate, key_file=key)
+        ),
+        LinkSettings(tls=LinkTls(authority_file=str(stranger.ca_file))),
     )
 
     async def scenario() -> None:
@@ -113,7 +80,7 @@ def test_a_worker_may_let_nameless_gateways_in(authority: Authority) -> None:
     async def scenario() -> None:
         endpoint, server = Endpoint(), GrpcLinkServer(settings(authority, "worker", mutual=False))
         address = await server.serve(endpoint)
-        dialer = GrpcDialer(LinkSettings(tls=LinkTls(authority_file=authority.file)))
+        dialer = GrpcDialer(LinkSettings(tls=LinkTls(authority_file=str(authority.ca_file))))
         link = await dialer.connect(address, gateway_id=GATEWAY, timeout_s=10.0)
         await link.close()
         await server.close()
@@ -122,9 +89,33 @@ def test_a_worker_may_let_nameless_gateways_in(authority: Authority) -> None:
     GrpcWorld().run(scenario())
 
 
+def test_a_worker_follows_its_files(tmp_path: Path) -> None:
+    """A renewal leaves open links alone; the next gateway meets the new certificate and authority."""
+    old, new = Authority(tmp_path, "old"), Authority(tmp_path, "new")
+    worker, before, after = settings(old, "worker"), settings(old, "before"), settings(new, "after")
+
+    async def scenario() -> None:
+        endpoint, server = Endpoint(), GrpcLinkServer(worker)
+        address = await server.serve(endpoint)
+        link = await GrpcDialer(before).connect(address, gateway_id=GATEWAY, timeout_s=10.0)
+        with pytest.raises(WorkerLost):
+            await GrpcDialer(after).connect(address, gateway_id=LATER, timeout_s=10.0)
+        replace_files(files_of(worker), (*new.issue("renewed"), str(new.ca_file)))
+        with pytest.raises(WorkerLost):
+            await GrpcDialer(before).connect(address, gateway_id=LATER, timeout_s=10.0)
+        await (await GrpcDialer(after).connect(address, gateway_id=LATER, timeout_s=10.0)).close()
+        endpoint.events[0][1].send(accepted(1))
+        assert await read(link, 1) == [accepted(1)]
+        await link.close()
+        await server.close()
+
+    GrpcWorld().run(scenario())
+
+
 def test_half_a_configuration_refuses_the_start(authority: Authority, tmp_path: Path) -> None:
-    """A missing file, a missing certificate and half a pair are each named."""
-    certificate, key = authority.sign("worker")
+    """A missing file, a missing certificate, half a pair and two halves of different ones are each named."""
+    certificate, key = authority.issue("worker")
+    _, other = authority.issue("other")
     missing = str(tmp_path / "missing.pem")
 
     async def serve(tls: LinkTls) -> None:
@@ -132,9 +123,10 @@ def test_half_a_configuration_refuses_the_start(authority: Authority, tmp_path: 
 
     async def scenario() -> None:
         for tls, named in (
-            (LinkTls(authority_file=authority.file), "certificate_file"),
+            (LinkTls(authority_file=str(authority.ca_file)), "certificate_file"),
             (LinkTls(certificate_file=certificate, key_file=key), "authority_file"),
             (LinkTls(certificate_file=missing, key_file=key, mutual=False), "certificate_file"),
+            (LinkTls(certificate_file=certificate, key_file=other, mutual=False), "key_file"),
         ):
             with pytest.raises(ConfigurationInvalid) as caught:
                 await serve(tls)

@@ -1,6 +1,7 @@
 """A router asked over the network answers as one in the same process would."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ from services.domain.errors import ConfigurationInvalid, NotReady, Rejected, Wor
 from services.domain.ids import GatewayId, WorkerId
 from services.domain.placement import DecodePlacement, DecodeQuery, Placement, PlacementQuery
 from services.link.port import WorkerLink
+from services.link.settings import LinkTls
 from services.router.placer import LocalPlacer
 from services.router.remote import ASK_AGAIN_S, RemotePlacer
 from services.router.router import Router
@@ -17,6 +19,7 @@ from services.router.settings import RouterSettings
 from services.router.shell import RouterServer
 from services.runtime.clock import LoopClock, SkewedClock
 from services.runtime.metrics import Meters
+from tests.bus.certificates import Authority, replace_files
 from tests.router.scenery import DECODE, PREFILL, decode_query, query, worker
 
 
@@ -40,7 +43,7 @@ class Blind:
         return NotReady(message=f"nobody for {query.request_id}", retry_after_s=1.0)
 
 
-def server_of(router: Router) -> RouterServer:
+def server_of(router: Router, tls: LinkTls | None = None) -> RouterServer:
     """A server around a router, on a bus of its own."""
     return RouterServer(
         router,
@@ -49,6 +52,7 @@ def server_of(router: Router) -> RouterServer:
         router_id=GatewayId("router-1"),
         clock=LoopClock(),
         meters=Meters(),
+        tls=tls,
     )
 
 
@@ -105,6 +109,50 @@ async def test_a_silent_router_is_asked_again_later(served: str) -> None:
         assert isinstance(await there.place(query("r1")), Placement)
     finally:
         await there.close()
+
+
+def credentials(authority: Authority, name: str) -> LinkTls:
+    """Encryption of a process with a certificate."""
+    certificate, key = authority.issue(name)
+    return LinkTls(certificate_file=certificate, key_file=key, authority_file=str(authority.ca_file))
+
+
+async def test_an_encrypted_router_answers_its_gateways_only(tmp_path: Path) -> None:
+    """Who has no certificate of the same authority gets no answer, and its own router decides."""
+    authority, stranger = Authority(tmp_path, "authority"), Authority(tmp_path, "stranger")
+    server = server_of(informed(), credentials(authority, "router"))
+    address = await server.start("127.0.0.1:0")
+    nameless = LinkTls(authority_file=str(authority.ca_file))
+    for tls, is_answered in (
+        (credentials(authority, "gateway"), True),
+        (None, False),
+        (nameless, False),
+        (credentials(stranger, "impostor"), False),
+    ):
+        there = RemotePlacer(address, backup=Blind(), clock=LoopClock(), timeout_s=30, tls=tls)
+        assert isinstance(await there.place(query("r1")), Placement) is is_answered
+        await there.close()
+    await server.stop()
+
+
+async def test_renewed_certificates_are_taken_on_both_sides(tmp_path: Path) -> None:
+    """Files change under both while the router restarts: one silence, and it is answered again."""
+    old, new = Authority(tmp_path, "old"), Authority(tmp_path, "new")
+    tls = credentials(old, "cluster")
+    server, clock = server_of(informed(), tls), SkewedClock()
+    address = await server.start("127.0.0.1:0")
+    there = RemotePlacer(address, backup=Blind(), clock=clock, timeout_s=30, tls=tls)
+    assert isinstance(await there.place(query("r1")), Placement)
+    await server.stop()
+    files = [getattr(tls, name) for name in ("certificate_file", "key_file", "authority_file")]
+    replace_files(files, (*new.issue("renewed"), str(new.ca_file)))
+    again = server_of(informed(), tls)
+    await again.start(address)
+    assert isinstance(await there.place(query("r2")), NotReady)
+    clock.skew(rate=1.0, jump_s=ASK_AGAIN_S)
+    assert isinstance(await there.place(query("r3")), Placement)
+    await there.close()
+    await again.stop()
 
 
 async def test_an_address_in_use_refuses_the_start(served: str) -> None:
