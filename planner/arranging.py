@@ -13,6 +13,7 @@ from planner.kinds import Purse, Worths, cheapest
 from planner.observation import PoolState
 from planner.settings import PlannerSettings
 from planner.sizing import Needs
+from planner.stabilising import RoleKeeping
 from planner.stock import SMALL, PoolKey, Stock, other_role
 from services.domain.worker import Phase
 
@@ -29,6 +30,7 @@ class Wanted:
         late_later_of: the same when a replica ordered now is ready.
         allowed_late_frac: of it.
         may_stop: whether anything may be given back.
+        show_s: time until it can be seen what a turn did.
     """
 
     now: Needs
@@ -38,6 +40,7 @@ class Wanted:
     late_later_of: Callable[[float, float], float]
     allowed_late_frac: float
     may_stop: bool = True
+    show_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,17 +57,29 @@ class Arrangement:
 class Arranger:
     """One decision in the making."""
 
-    def __init__(self, settings: PlannerSettings, worths: Worths, pools: tuple[PoolState, ...]) -> None:
+    def __init__(
+        self,
+        settings: PlannerSettings,
+        worths: Worths,
+        pools: tuple[PoolState, ...],
+        *,
+        at_s: float,
+        roles: RoleKeeping,
+    ) -> None:
         """Take stock.
 
         Args:
             settings: kinds and limits.
             worths: of the kinds.
             pools: as observed; those of unknown kinds stay as they are.
+            at_s: the moment.
+            roles: turns of earlier decisions; takes note of those of this one.
         """
         self._settings = settings
         self._worths = worths
         self._stock = Stock(settings, worths, pools)
+        self._at_s = at_s
+        self._roles = roles
         self._said: list[str] = []
 
     def arrange(self, wanted: Wanted) -> Arrangement:
@@ -72,6 +87,8 @@ class Arranger:
         if self._settings.limits.flips:
             self._flip(wanted)
             self._turn_to_minimum(wanted)
+            for phase, kind in self._stock.flips:
+                self._roles.note(kind, phase, self._at_s, show_s=wanted.show_s)
         started = self._fill_minimum() + self._start(wanted)
         stopped = self._trim()
         if started == 0 and wanted.may_stop:
@@ -84,7 +101,6 @@ class Arranger:
             flips=tuple(
                 Flip(kind=kind, source=phase, worker_count=count)
                 for (phase, kind), count in self._stock.flips.items()
-                if count > 0
             ),
             started_count=started,
             stopped_count=stopped,
@@ -95,12 +111,12 @@ class Arranger:
 
     def _flip(self, wanted: Wanted) -> None:
         """Change roles while too many requests are late and a change makes clearly fewer so."""
-        if (
+        is_enough = (
             self._stock.ready_worth(Phase.PREFILL) >= wanted.now.prefill
             and self._stock.ready_worth(Phase.DECODE) >= wanted.now.decode
-        ):
-            return
-        late = self._late(wanted)
+        )
+        late = 0.0 if is_enough else self._late(wanted)
+        self._keep_roles(wanted, late)
         while late > wanted.allowed_late_frac:
             options = [
                 found for key in self._stock.ready if (found := self._best_flip(wanted, key)) is not None
@@ -113,6 +129,15 @@ class Arranger:
                 return
             self._stock.move(key, count)
             late = best
+
+    def _keep_roles(self, wanted: Wanted, late: float) -> None:
+        """Keep those in their role whose last turn has not shown yet what it does."""
+        for key in self._roles.ways_back():
+            gain = 0.0
+            if late > wanted.allowed_late_frac and self._stock.flippable(key) > 0:
+                gain = late - self._late(wanted, key, 1)
+            if not self._roles.may_turn_back(key[1], self._at_s, gain, least=wanted.allowed_late_frac):
+                self._stock.settling.add(key)
 
     def _best_flip(self, wanted: Wanted, key: PoolKey) -> tuple[float, int, PoolKey] | None:
         """Find the fewest workers of a pool whose turn is enough, or the number that is best if none is."""

@@ -19,7 +19,7 @@ from planner.observation import Backlog, Demand, Observation
 from planner.settings import PlannerSettings
 from planner.shaping import Shape, engine_of, load_of, shape_of
 from planner.sizing import NOTHING, Needs, Sizing
-from planner.stabilising import ErrorBudget, Keeping
+from planner.stabilising import ErrorBudget, Keeping, RoleKeeping
 from planner.wording import headline, why
 from services.domain.worker import Phase
 
@@ -41,6 +41,7 @@ class Planner:
             memory_s=settings.budget_memory_s,
             factor_max=settings.budget_factor_max,
         )
+        self._roles = RoleKeeping(settings.budget_memory_s)
         self._shape: Shape | None = None
         self._at_s: float | None = None
         self._hints = [NOTHING, NOTHING]
@@ -179,6 +180,7 @@ class Planner:
             late_later_of=soon.late_of,
             allowed_late_frac=allowed,
             may_stop=self._may_stop(observation.at_s),
+            show_s=self._show_s(load, now, allowed),
         )
         said = why(
             now=now,
@@ -214,6 +216,18 @@ class Planner:
         excess_s = sizing.prefill_work_s(backlog.waiting_tokens) - needs.prefill * sizing.slo.ttft_s
         return max(0.0, excess_s / self._settings.look_s)
 
+    def _show_s(self, load: ExpectedLoad, now: Forecast, allowed: float) -> float:
+        """Say how long it takes until it can be seen what a turn did.
+
+        Those who turned finish what they have; requests that begin then end a life later, and are seen at the
+        next look; and a share of late ones as small as that allowed shows in no fewer than its inverse. Never
+        longer than a start, which brings a worker of either role without any turn.
+        """
+        targets = self._settings.targets
+        life_s = load.output_tokens * targets.tpot_s
+        counted_s = 1.0 / max(1e-9, allowed * now.requests_per_s)
+        return min(self._start_s, targets.ttft_s + 2.0 * life_s + counted_s) + self._settings.look_s
+
     def _worths(self, engines: dict[str, Engine], load: ExpectedLoad) -> Worths:
         if len(engines) == 1:
             return _plain_worths(self._settings)
@@ -248,7 +262,9 @@ class Planner:
         return known_s >= self._start_s and at_s - self._acted_s >= self._settings.limits.cooldown_s
 
     def _arranged(self, observation: Observation, known: Worths, wanted: Wanted, said: list[str]) -> Decision:
-        found: Arrangement = Arranger(self._settings, known, observation.pools).arrange(wanted)
+        found: Arrangement = Arranger(
+            self._settings, known, observation.pools, at_s=observation.at_s, roles=self._roles
+        ).arrange(wanted)
         if found.started_count or found.stopped_count:
             self._acted_s = observation.at_s
         held = [f"{p.phase.value} of kind {p.kind} is held by hand" for p in observation.pools if p.is_held]

@@ -25,6 +25,7 @@ class Stock:
         ready: that take work.
         starting: on their way.
         fixed: pools that stay as they are.
+        settling: pools that nobody is turned away from yet.
         flips: workers turned over in this decision, by the pool they leave.
     """
 
@@ -41,6 +42,7 @@ class Stock:
         self.ready: dict[PoolKey, int] = {}
         self.starting: dict[PoolKey, int] = {}
         self.fixed: set[PoolKey] = set()
+        self.settling: set[PoolKey] = set()
         for pool in pools:
             key = (pool.phase, pool.kind)
             self.ready[key], self.starting[key] = pool.ready_count, len(pool.starting_s)
@@ -78,7 +80,9 @@ class Stock:
         """Count the workers of a pool that may be turned over now."""
         phase, kind = key
         target = other_role(phase)
-        if key in self.fixed or (target, kind) in self.fixed or self.flips.get((target, kind), 0) > 0:
+        if key in self.fixed or (target, kind) in self.fixed or key in self.settling:
+            return 0
+        if self.flips.get((target, kind), 0) > 0:
             return 0
         spare = self.count(phase) - max(1, self.limits(phase).workers_min)
         room = self.limits(target).workers_max - self.count(target)
