@@ -2,10 +2,12 @@
 
     python -m tests.bench.planner_live
 
-One engine alone first answers every question: what it writes is the truth. Then `baton up --plan` begins with
-one prefill and one decode worker, three engines at most, and clients come in three stretches: long answers,
-long prompts, hardly anybody. Goes out: each start, turn and drain with its time, the pools at the end of each
-stretch, and a verdict over every request. Exits with 1 when an answer differs, or none of a kind was done.
+One engine alone first answers every question: what it writes is the truth, and targets follow from what it
+takes on this machine now. Then `baton up --plan` begins with one prefill and one decode worker, three engines
+at most, and clients come in three stretches: long prompts until a worker more is ready, many long answers
+until one was turned, hardly anybody until one drained and went. Goes out: each start, turn and drain with its
+time, the pools at the end of each stretch, and a verdict over every request. Exits with 1 when an answer
+differs, or a stretch did not bring what it is for.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import re
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +27,7 @@ import msgspec
 
 from services.cluster.settings import ClusterSettings, PoolSettings
 from services.domain.pools import Launched
+from services.domain.slo import Slo
 from services.router.settings import RouterSettings
 from tests.cli.command import FREE_PORTS, NEWS_S, Up, baton_up
 from tests.live.cluster import RunningCluster, open_cluster, until
@@ -44,27 +48,67 @@ CLUSTER = """
 launcher: {port: 0}
 router: {early_rejection: false}
 """
-QUESTIONS = 8
 PAUSE_S = 0.05
-DONE = ("is started for", "is turned to", "is let go")
+TTFT_ALONE = 6.0
+"""The TTFT target, in longest prompts that an idle engine reads."""
+TPOT_ALONE = 4.0
+"""The TPOT target, in steps of one sequence."""
+DONE = ("is started for", "is ready after", "is turned to", "is let go", "ended in order")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stretch:
-    """A load for a while."""
+    """A load, and the news that it is for.
+
+    Attributes:
+        name: what it is called.
+        prompt_tokens: least and most of a prompt.
+        output_tokens: least and most of an answer.
+        questions: different ones.
+        clients: that ask at the same time.
+        pause_s: of a client between an answer and its next question.
+        brings: what `baton up` says when the planner did what this is for.
+    """
 
     name: str
     prompt_tokens: tuple[int, int]
     output_tokens: tuple[int, int]
+    questions: int
     clients: int
+    pause_s: float
+    brings: str
 
 
 def stretches(clients: int) -> tuple[Stretch, ...]:
     """The three loads, one after another."""
     return (
-        Stretch(name="long answers", prompt_tokens=(20, 150), output_tokens=(60, 120), clients=clients),
-        Stretch(name="long prompts", prompt_tokens=(900, 1800), output_tokens=(2, 6), clients=clients),
-        Stretch(name="hardly anybody", prompt_tokens=(20, 150), output_tokens=(8, 24), clients=1),
+        Stretch(
+            name="long prompts",
+            prompt_tokens=(900, 1800),
+            output_tokens=(2, 6),
+            questions=40,  # more than a cache holds
+            clients=clients,
+            pause_s=PAUSE_S,
+            brings=r"worker-\d+ is ready after",
+        ),
+        Stretch(
+            name="long answers",
+            prompt_tokens=(20, 150),
+            output_tokens=(60, 120),
+            questions=8,
+            clients=6 * clients,
+            pause_s=PAUSE_S,
+            brings=r"is turned to decode",
+        ),
+        Stretch(
+            name="hardly anybody",
+            prompt_tokens=(20, 150),
+            output_tokens=(8, 24),
+            questions=8,
+            clients=1,
+            pause_s=1.0,
+            brings=r"worker-\d+ ended in order",
+        ),
     )
 
 
@@ -79,21 +123,41 @@ def questions(stretch: Stretch) -> tuple[Question, ...]:
             sampling=("greedy", "seeded")[index % 2],
             output_tokens=random.randint(*stretch.output_tokens),
         )
-        for index in range(QUESTIONS)
+        for index in range(stretch.questions)
     )
 
 
-async def answers(cluster: RunningCluster, asked: Sequence[Question]) -> Truth:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alone:
+    """What one engine answers, and how quickly.
+
+    Attributes:
+        truth: by question.
+        prompt_s: for the longest prompt and a few tokens.
+        step_s: per token of the longest answer.
+    """
+
+    truth: Truth
+    prompt_s: float
+    step_s: float
+
+
+async def answers(cluster: RunningCluster, asked: Sequence[Question]) -> Alone:
     """Have every question answered, one at a time."""
     found: dict[Question, Answer] = {}
+    took_s: dict[Question, float] = {}
     async with plain_channel(cluster) as channel:
         for index, question in enumerate(asked):
+            began_s = time.monotonic()
             found[question] = await stream_grpc(channel, question, f"truth {index}")
+            took_s[question] = time.monotonic() - began_s
     assert all(answer.endings == ("length",) for answer in found.values()), found
-    return found
+    longest = max(asked, key=lambda question: len(question.token_ids))
+    wordiest = max(asked, key=lambda question: question.output_tokens)
+    return Alone(truth=found, prompt_s=took_s[longest], step_s=took_s[wordiest] / wordiest.output_tokens)
 
 
-def learnt(asked: Sequence[Question], folder: Path) -> Truth:
+def learnt(asked: Sequence[Question], folder: Path) -> Alone:
     """Have one plain engine, which hands nothing over, answer every question; it is gone afterwards."""
     settings = ClusterSettings(
         pools=PoolSettings(prefill=0, decode=1),
@@ -127,6 +191,17 @@ class Telling:
         print(f"{asyncio.get_running_loop().time() - self._began_s:6.1f} s  {text}", flush=True)
 
 
+async def brought(up: Up, news: str, options: argparse.Namespace) -> bool:
+    """Wait for a line of news and some time more; False when it did not come."""
+    begun = len(up.err)
+    try:
+        await until(lambda: re.search(news, up.err[begun:]) is not None, options.seconds_max)
+    except TimeoutError:
+        return False
+    await asyncio.sleep(options.seconds)
+    return True
+
+
 async def pools(url: str) -> str:
     """Describe the pools as the launcher has them."""
     async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
@@ -139,12 +214,12 @@ async def pools(url: str) -> str:
     )
 
 
-async def play(options: argparse.Namespace, truths: Mapping[str, Truth], folder: Path) -> int:
+async def play(options: argparse.Namespace, truths: Mapping[str, Truth], slo: Slo, folder: Path) -> int:
     """Run the stretches against a planned cluster; returns the exit code."""
     plan, config = folder / "planner.yaml", folder / "cluster.yaml"
-    plan.write_text(PLANNER.format(ttft_s=options.ttft_s, tpot_s=options.tpot_s), encoding="utf-8")
+    plan.write_text(PLANNER.format(ttft_s=slo.ttft_s, tpot_s=slo.tpot_s), encoding="utf-8")
     config.write_text(CLUSTER, encoding="utf-8")
-    exact, failed = 0, list[str]()
+    exact, failed, missed = 0, list[str](), list[str]()
     async with baton_up(folder, *FREE_PORTS, "--config", str(config), "--plan", str(plan)) as up:
         await until(lambda: "\n  logs " in up.out or up.process.returncode is not None, NEWS_S)
         cluster = await up.becomes_ready()
@@ -155,13 +230,17 @@ async def play(options: argparse.Namespace, truths: Mapping[str, Truth], folder:
         for stretch in stretches(options.clients):
             telling.say(f"-- {stretch.name}: {stretch.clients} clients; {await pools(found[1])}")
             async with traffic(
-                [cluster], truths[stretch.name], salt=stretch.name, clients=stretch.clients, pause_s=PAUSE_S
+                [cluster],
+                truths[stretch.name],
+                salt=stretch.name,
+                clients=stretch.clients,
+                pause_s=stretch.pause_s,
             ) as running:
-                await asyncio.sleep(options.seconds)
+                if not await brought(up, stretch.brings, options):
+                    missed.append(f"{stretch.name}: nobody {stretch.brings}")
             exact += running.verdicts.exact
             failed += running.verdicts.failed
             telling.say(f"   {running.verdicts.exact} answers, all exact; {await pools(found[1])}")
-        await asyncio.sleep(options.seconds / 2)
         telling.say(f"-- the end: {await pools(found[1])}")
         printing.cancel()
         done = {kind: up.err.count(kind) for kind in DONE}
@@ -169,7 +248,8 @@ async def play(options: argparse.Namespace, truths: Mapping[str, Truth], folder:
         code = await up.ends()
         decisions = (up.folder / "decisions.jsonl").read_text(encoding="utf-8").splitlines()
     print(f"{exact} requests exact, {len(failed)} not; {done}; {len(decisions)} decisions; exit code {code}")
-    return 0 if not failed and code == 0 and all(done.values()) else 1
+    print(*missed, sep="\n", end="")
+    return 0 if not failed and not missed and code == 0 else 1
 
 
 def main() -> int:
@@ -177,16 +257,32 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seconds", type=float, default=70.0, help="of each stretch (default: 70)")
-    parser.add_argument("--clients", type=int, default=8, help="at the same time (default: 8)")
-    parser.add_argument("--ttft-s", type=float, default=0.5, help="target (default: 0.5)")
-    parser.add_argument("--tpot-s", type=float, default=0.02, help="target (default: 0.02)")
+    parser.add_argument(
+        "--seconds", type=float, default=20.0, help="of a stretch after its news (default: 20)"
+    )
+    parser.add_argument(
+        "--seconds-max", type=float, default=240.0, help="for the news to come (default: 240)"
+    )
+    parser.add_argument("--clients", type=int, default=12, help="at the same time (default: 12)")
+    parser.add_argument(
+        "--ttft-s", type=float, help=f"target (default: {TTFT_ALONE:g} longest prompts alone)"
+    )
+    parser.add_argument("--tpot-s", type=float, help=f"target (default: {TPOT_ALONE:g} steps alone)")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="baton-planner-live-"))
     asked = {stretch.name: questions(stretch) for stretch in stretches(options.clients)}
-    found = learnt([each for some in asked.values() for each in some], folder / "alone")
-    truths = {name: {each: found[each] for each in some} for name, some in asked.items()}
-    return asyncio.run(play(options, truths, folder))
+    alone = learnt([each for some in asked.values() for each in some], folder / "alone")
+    truths = {name: {each: alone.truth[each] for each in some} for name, some in asked.items()}
+    slo = Slo(
+        ttft_s=options.ttft_s or round(TTFT_ALONE * alone.prompt_s, 2),
+        tpot_s=options.tpot_s or round(TPOT_ALONE * alone.step_s, 3),
+    )
+    print(
+        f"alone: {1e3 * alone.prompt_s:.0f} ms for the longest prompt, {1e3 * alone.step_s:.1f} ms a step; "
+        f"targets: {slo.ttft_s:g} s, {1e3 * slo.tpot_s:g} ms",
+        flush=True,
+    )
+    return asyncio.run(play(options, truths, slo, folder))
 
 
 if __name__ == "__main__":
