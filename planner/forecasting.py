@@ -105,6 +105,10 @@ class Forecaster:
             judge.expect(at_s, demand.window_s, self._smoothers)
         self._at_s = at_s
 
+    def aim(self, horizon: int, after_s: float) -> None:
+        """Move a horizon; what was expected of it before is still judged, where it was aimed at then."""
+        self._judges[horizon].aim(after_s)
+
     def ahead(self, horizon: int) -> Forecast:
         """Forecast for the horizon of that number."""
         judge = self._judges[horizon]
@@ -150,6 +154,10 @@ class _Judge:
         self._trusted_s = -math.inf
         self.expected = np.zeros((SERIES, METHODS_COUNT))
         """Of each method, for `ahead_s` from the last observation."""
+
+    def aim(self, horizon_s: float) -> None:
+        """Expect another moment from the next observation on."""
+        self._horizon_s = horizon_s
 
     def trust_jumps(self, at_s: float) -> None:
         """Until a rise can be judged, methods that followed it are believed unless their record is bad.

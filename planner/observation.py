@@ -60,6 +60,7 @@ class PoolState:
         starting_s: of each worker on its way, how long ago it was asked for.
         draining_count: workers that finish what they have and go.
         is_held: a person keeps this pool as it is.
+        start_s: how long workers of it took to start lately, as far as the target measures that.
     """
 
     phase: Phase
@@ -68,6 +69,7 @@ class PoolState:
     starting_s: tuple[float, ...] = ()
     draining_count: int = 0
     is_held: bool = False
+    start_s: float | None = None
 
     @property
     def ordered_count(self) -> int:

@@ -35,7 +35,7 @@ class Planner:
         self._settings = settings
         start_s = self._start_s = max(kind.start_s for kind in settings.kinds)
         self._forecaster = Forecaster((settings.look_s, start_s + settings.look_s))
-        self._keeping = tuple(Keeping(start_s * settings.budget_factor_max) for _ in range(3))
+        self._keeping = tuple(Keeping() for _ in range(3))
         self._budget = ErrorBudget(
             late_frac=1.0 - settings.targets.attainment_frac,
             memory_s=settings.budget_memory_s,
@@ -62,6 +62,7 @@ class Planner:
                 observation, f"what is known is {age_s:.0f} s old, more than {most_s:g} s: nothing is changed"
             )
         self._note_gap(observation.at_s)
+        self._note_starts(observation)
         demand = observation.demand
         if demand is not None and (demand.requests_per_s <= 0.0 or demand.output_tokens > 0.0):
             self._learn(observation, demand)
@@ -90,6 +91,14 @@ class Planner:
         self._at_s = at_s
 
     # ------------------------------------------------------------------ nothing to plan
+
+    def _note_starts(self, observation: Observation) -> None:
+        """Plan ahead for as long as starts take, where that is measured."""
+        measured = {pool.kind: pool.start_s for pool in observation.pools if pool.start_s is not None}
+        start_s = max(measured.get(kind.name, kind.start_s) for kind in self._settings.kinds)
+        if start_s != self._start_s:
+            self._start_s = start_s
+            self._forecaster.aim(LATER, start_s + self._settings.look_s)
 
     def _is_called(self, observation: Observation) -> bool:
         """Whether prompts wait and there is nobody, so that no counter of requests will ever move."""
@@ -126,7 +135,7 @@ class Planner:
             prefill, decode = least.prefill.workers_min, least.decode.workers_min
             said = f"nothing is asked for: {prefill} prefill and {decode} decode workers stay"
         elif kept[0] > 0:
-            said = f"nothing is asked for: workers are kept for {self._start_s:g} s, as long as a start takes"
+            said = f"nothing is asked for: workers are kept as long as a start takes, {self._start_s:.0f} s"
         else:
             said = "nothing is asked for: the last workers go; prompts wait in the queue and wake them"
         return self._arranged(
@@ -238,14 +247,16 @@ class Planner:
         return worths(self._settings.kinds, rates)
 
     def _keep(self, at_s: float, now: Needs, later: Needs) -> tuple[int, int, int]:
-        keep_s = self._start_s * self._budget.overdrawn
+        keep_s, keep_max_s = (
+            self._start_s * times for times in (self._budget.overdrawn, self._settings.budget_factor_max)
+        )
         wanted = (
             max(now.total, later.total),
             max(now.prefill, later.prefill),
             max(now.decode, later.decode),
         )
         total, prefill, decode = (
-            keeping.fold(at_s, value, keep_s=keep_s)
+            keeping.fold(at_s, value, keep_s=keep_s, keep_max_s=keep_max_s)
             for keeping, value in zip(self._keeping, wanted, strict=True)
         )
         return total, prefill, decode

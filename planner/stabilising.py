@@ -38,21 +38,23 @@ load learns it at the expense of requests."""
 class Keeping:
     """The largest of the last values."""
 
-    def __init__(self, keep_max_s: float) -> None:
-        """Begin without a value.
-
-        Args:
-            keep_max_s: no value ever counts for longer.
-        """
-        self._keep_max_s = keep_max_s
+    def __init__(self) -> None:
+        """Begin without a value."""
         self._falling: deque[tuple[float, int]] = deque()
 
-    def fold(self, at_s: float, value: int, *, keep_s: float) -> int:
-        """Take a value; returns the largest of the last `keep_s`. Moments must not go back."""
+    def fold(self, at_s: float, value: int, *, keep_s: float, keep_max_s: float) -> int:
+        """Take a value; returns the largest of the last `keep_s`.
+
+        Args:
+            at_s: moment, not before the last one.
+            value: of this moment.
+            keep_s: for how long a value counts now.
+            keep_max_s: no value ever counts for longer.
+        """
         while self._falling and self._falling[-1][1] <= value:
             self._falling.pop()
         self._falling.append((at_s, value))
-        while self._falling[0][0] < at_s - self._keep_max_s:
+        while self._falling[0][0] < at_s - keep_max_s:
             self._falling.popleft()
         return next(kept for moment, kept in self._falling if moment >= at_s - keep_s)
 

@@ -51,6 +51,7 @@ class Local:
                 starting_s=pool.starting_s,
                 draining_count=pool.draining_count,
                 is_held=pool.is_held,
+                start_s=self._seen.start_s,
             )
             for pool in self._seen.pools
         )

@@ -120,6 +120,7 @@ class LocalCluster:
                 )
             )
             self.nats_url = await self._nats.start()
+        asked_s = asyncio.get_running_loop().time()
         for spec in plan(
             self.settings,
             model=model,
@@ -138,9 +139,9 @@ class LocalCluster:
         if self._nats is not None:
             self._supervisor.watch(NatsProcess(self._nats, self.folder / NATS_LOG))
         if self.settings.launcher is not None:
-            await self._open_scaling(self.settings.launcher, model)
+            await self._open_scaling(self.settings.launcher, model, asked_s)
 
-    async def _open_scaling(self, settings: LauncherSettings, model: ModelFacts) -> None:
+    async def _open_scaling(self, settings: LauncherSettings, model: ModelFacts, asked_s: float) -> None:
         bus = self.settings.nats.connection(
             self.nats_url, namespace=self.settings.name, limits=self.settings.bus
         )
@@ -162,6 +163,7 @@ class LocalCluster:
             children=self._children,
             supervisor=self._supervisor,
             roles=worker_names(self.settings),
+            asked_s=asked_s,
             describe=describe,
             tell=self._say,
         )

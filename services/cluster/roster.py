@@ -6,6 +6,7 @@ the least busy; a name and its log are never given to two workers.
 Not here: processes (`services.cluster.launcher`).
 """
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,6 +15,8 @@ from services.domain.pools import Launched, LaunchedPool, LaunchedWorker, Launch
 from services.domain.worker import Phase
 
 Role = tuple[Phase, ...]
+STARTS_KEPT = 4
+"""Starts that are remembered: the slowest of the last few is what the next one may take."""
 
 
 class Standing(StrEnum):
@@ -72,6 +75,7 @@ class Roster:
         self._named_count = 0
         self._version = first_version
         self._held: set[Phase] = set()
+        self._starts_s: deque[float] = deque(maxlen=STARTS_KEPT)
 
     def get(self, name: str) -> Member | None:
         """One worker, or None."""
@@ -99,6 +103,8 @@ class Roster:
         """Take news of a process; those of workers that drain or are gone change nothing."""
         member = self._members.get(name)
         if member is not None and standing is not member.standing is not Standing.DRAINING:
+            if standing is Standing.READY:
+                self._starts_s.append(now_s - member.since_s)
             member.standing, member.since_s = standing, now_s
 
     def gone(self, name: str) -> None:
@@ -121,6 +127,7 @@ class Roster:
                 )
                 for member in self._members.values()
             ),
+            start_s=max(self._starts_s, default=None),
         )
 
     def obey(self, order: LaunchOrder, busy: Mapping[str, int], now_s: float) -> Changes:

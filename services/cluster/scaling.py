@@ -44,6 +44,7 @@ class Scaling:
         children: Children,
         supervisor: Supervisor,
         roles: Iterable[tuple[str, Role]],
+        asked_s: float,
         describe: Callable[[Member], ProcessSpec],
         tell: Callable[[str], None],
     ) -> None:
@@ -55,6 +56,7 @@ class Scaling:
             children: the processes, workers among them.
             supervisor: replaces workers from now on.
             roles: names and roles of the workers that serve, in the order of their seats.
+            asked_s: when these were asked for, by the loop's clock.
             describe: says how a worker is started.
             tell: called with a line about each change.
 
@@ -75,7 +77,7 @@ class Scaling:
         )
         by_name = {child.name: child for child in children.all()}
         for name, role in roles:
-            self._crew.adopt(roster.hire(role, loop.time()), by_name[name])
+            self._crew.adopt(roster.hire(role, asked_s), by_name[name])
         self._port = LauncherPort(Launcher(roster, self._crew, now_s=loop.time))
         self.url = f"http://{settings.host}:{self._port.serve(settings.host, settings.port)}"
 

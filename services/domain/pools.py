@@ -55,11 +55,13 @@ class Launched:
         version: of the targets; another one after each change.
         pools: one per role.
         workers: all of them, in the order in which they were asked for.
+        start_s: from asking for a worker until it took work, the slowest of the last few; None: not seen.
     """
 
     version: int
     pools: tuple[LaunchedPool, ...]
     workers: tuple[LaunchedWorker, ...]
+    start_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

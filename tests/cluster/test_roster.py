@@ -67,6 +67,20 @@ def test_whoever_has_not_started_goes_first() -> None:
     assert [member.name for member in gone] == ["worker-2", "worker-0"]
 
 
+def test_the_slowest_of_the_last_starts_is_reported() -> None:
+    """From the order until it took work, lives that were started again included; old ones are forgotten."""
+    roster = Roster(0)
+    assert roster.report(0.0).start_s is None
+    name = roster.hire((Phase.DECODE,), 0.0).name
+    roster.stands(name, Standing.READY, 90.0)
+    assert roster.report(95.0).start_s == 90.0
+    for life in range(1, 5):
+        roster.stands(name, Standing.STARTING, 100.0 * life)
+        assert roster.report(100.0 * life).start_s == 90.0
+        roster.stands(name, Standing.READY, 100.0 * life + 10.0 * life)
+    assert roster.report(500.0).start_s == 40.0
+
+
 def test_an_order_for_another_state_is_refused() -> None:
     """Also when that state was one of the launcher's former life."""
     roster = crowd(1, 1)

@@ -187,10 +187,14 @@ def test_more_demand_and_stricter_targets_never_order_fewer(rate: float, factor:
     assert sum(counts(few).values()) <= sum(counts(strict).values())
 
 
-def test_a_worker_is_kept_for_as_long_as_a_start_takes() -> None:
-    """Rent or buy: after demand falls nothing is given back for `start_s`, and then it is."""
-    planner = Planner(planner_settings(start_s=120.0))
-    state = pools(8, 8)
+@pytest.mark.parametrize(("told_s", "measured_s"), [(120.0, None), (10.0, 120.0), (500.0, 120.0)])
+def test_a_worker_is_kept_for_as_long_as_a_start_takes(told_s: float, measured_s: float | None) -> None:
+    """Rent or buy: after demand falls nothing is given back for `start_s`, and then it is.
+
+    What starts were seen to take counts more than what the settings say.
+    """
+    planner = Planner(planner_settings(start_s=told_s))
+    state = tuple(replace(pool, start_s=measured_s) for pool in pools(8, 8))
     for place in range(30):
         state = obeyed(state, planner.decide(observation(place * LOOK_S, 300.0, state)))
     before = sum(pool.ordered_count for pool in state)
