@@ -33,7 +33,9 @@ from services.domain.worker import Phase
 from services.runtime.clock import LoopClock
 from services.runtime.settings import parse
 from tests.bench.kube_apiserver import KubeApiServer, serving
-from tests.helm.chart import NAMESPACE, Manifest, rendered
+from tests.helm.chart import NAMESPACE, RELEASE, Manifest, rendered
+from tests.helm.planned import PLANNER, Api, manifests, playing
+from tests.helm.planned import story as living_story
 from tests.planner.kubernetes.probes import DEPLOYMENTS, LEASES, Probes
 
 RECORDED = Path(__file__).parents[1] / "planner" / "kubernetes" / "recorded.json"
@@ -251,6 +253,26 @@ async def groups(server: KubeApiServer, folder: Path) -> None:
     await target.close()
 
 
+async def living(server: KubeApiServer, folder: Path) -> None:
+    """Have a planner's process size workers' processes, with the account that the chart renders for it."""
+    namespace = "living"
+    await server.client.post("/api/v1/namespaces", json={"metadata": {"name": namespace}})
+    account = {"ca.crt": server.ca_file.read_text(encoding="utf-8")}
+    api = Api(people=server.client, url=server.url, namespace=namespace, account=account)
+    wanted = {"ServiceAccount", "Role", "RoleBinding", "Lease", "Deployment"}
+    for manifest in manifests(api, "http://nobody"):
+        if manifest["kind"] not in wanted or manifest["metadata"]["name"] == f"{RELEASE}-gateway":
+            continue  # a gateway's preStop sleep is unknown to old servers
+        if manifest["kind"] == "RoleBinding":
+            manifest["subjects"][0]["namespace"] = namespace
+        (await server.make(manifest, namespace)).raise_for_status()
+    account["token"] = await server.token_of(PLANNER, namespace)
+    (pods := folder / namespace).mkdir()
+    async with playing(pods, api) as stage:
+        count = await living_story(stage, lambda line: say(f"  {line}"))
+    say(f"a planner's process over NATS and workers' processes: all of {count} answers as undisturbed")
+
+
 async def run(arguments: argparse.Namespace) -> None:
     """Run everything."""
     async with serving(arguments.kube_apiserver, arguments.etcd, port=arguments.port) as server:
@@ -258,6 +280,7 @@ async def run(arguments: argparse.Namespace) -> None:
             await record(server, arguments.named)
         settings = await install(server)
         assert isinstance(settings.target, KubernetesSettings)
+        await living(server, server.ca_file.parent)
         await groups(server, server.ca_file.parent)
         await story(server, settings.target, server.ca_file.parent)
 

@@ -10,6 +10,7 @@ Invariant: what was started is over when the block ends.
 
 import asyncio
 import contextlib
+import itertools
 import os
 import re
 import sys
@@ -26,6 +27,8 @@ from tests.house.tree import ROOT
 MODEL_IN_IMAGE = "/opt/baton/models/baton-tiny"
 SHIPPED_MODEL = ROOT / "services" / "tinymodel" / "weights"
 SETTINGS = "/etc/baton/settings"
+ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
+"""Where pods that may speak to the API server find who they are."""
 EVERYWHERE = "0.0.0.0"
 POLL_S = 0.05
 START_S = 60.0
@@ -86,11 +89,13 @@ class Cluster:
         Args:
             manifests: of the release.
             folder: an empty one.
-            secrets: what the Secrets hold that the manifests name.
+            secrets: what the Secrets hold that the manifests name, and service accounts by their names.
         """
         self._manifests = manifests
         self._secrets = secrets
-        self.pods = list(self._laid_out(folder))
+        self._folder = folder
+        self._numbers = itertools.count(1)
+        self.pods = [self._laid(pod, index) for pod in pods(manifests) for index in range(pod.replicas)]
         self._names = dict(self._resolved())
 
     def of(self, component: str) -> list[RunningPod]:
@@ -126,12 +131,43 @@ class Cluster:
             await self._start(pod)
         await self._are_ready(self.pods)
 
+    async def add(self, pod: Pod, index: int) -> RunningPod:
+        """Start one more pod of a template."""
+        added = self._laid(pod, index)
+        self.pods.append(added)
+        await self._start(added)
+        return added
+
     async def replace(self, pod: RunningPod) -> None:
         """End one pod and start it again, as an upgrade does; return when it is ready."""
-        assert await self._end(pod) == 0, pod.log()
+        assert await self.end(pod) == 0, pod.log()
         await self._start(pod)
         await self._are_ready([pod])
         pod.leaving = False
+
+    async def end(self, pod: RunningPod) -> int:
+        """End one pod as the kubelet does; returns its exit code.
+
+        Raises:
+            TimeoutError: it outlived its grace period.
+        """
+        assert pod.process is not None
+        pod.leaving = True
+        hook = pod.container.get("lifecycle", {}).get("preStop", {})
+        if "exec" in hook:
+            process = await asyncio.create_subprocess_exec(
+                *self._local(pod, hook["exec"]["command"]), env=self._environment(pod)
+            )
+            assert await process.wait() == 0, hook
+        if "sleep" in hook:  # what it is for: those who were led here before are in
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(hook["sleep"]["seconds"]):
+                    while pod.caller_count:  # noqa: ASYNC110 - counts set no event
+                        await asyncio.sleep(POLL_S)
+        with contextlib.suppress(ProcessLookupError):
+            pod.process.terminate()
+        async with asyncio.timeout(pod.pod.template["spec"]["terminationGracePeriodSeconds"]):
+            return await pod.process.wait()
 
     async def stop(self) -> dict[str, int]:
         """End every pod as the kubelet does: the hook, SIGTERM, and its grace period.
@@ -142,7 +178,7 @@ class Cluster:
         Raises:
             TimeoutError: a pod outlived its grace period.
         """
-        return {pod.name: await self._end(pod) for pod in reversed(self.pods)}
+        return {pod.name: await self.end(pod) for pod in reversed(self.pods)}
 
     async def kill(self) -> None:
         """End what still runs, now."""
@@ -153,14 +189,11 @@ class Cluster:
 
     # -- one pod --------------------------------------------------------------------------------
 
-    def _laid_out(self, folder: Path) -> Iterator[RunningPod]:
+    def _laid(self, pod: Pod, index: int) -> RunningPod:
         block = f"127.{64 + os.getpid() % 128}.{os.getpid() // 128 % 256}"
-        number = 0
-        for pod in pods(self._manifests):
-            for index in range(pod.replicas):
-                number += 1
-                name = f"{pod.owner.partition('/')[2]}-{index}"
-                yield RunningPod(name=name, pod=pod, address=f"{block}.{number}", folder=folder / name)
+        name = f"{pod.owner.partition('/')[2]}-{index}"
+        address = f"{block}.{next(self._numbers)}"
+        return RunningPod(name=name, pod=pod, address=address, folder=self._folder / name)
 
     def _resolved(self) -> Iterator[tuple[str, str]]:
         """Names of the cluster: pods behind a headless Service, and Services."""
@@ -182,25 +215,6 @@ class Cluster:
                 cwd=pod.folder,
                 env=self._environment(pod),
             )
-
-    async def _end(self, pod: RunningPod) -> int:
-        assert pod.process is not None
-        pod.leaving = True
-        hook = pod.container.get("lifecycle", {}).get("preStop", {})
-        if "exec" in hook:
-            process = await asyncio.create_subprocess_exec(
-                *self._local(pod, hook["exec"]["command"]), env=self._environment(pod)
-            )
-            assert await process.wait() == 0, hook
-        if "sleep" in hook:  # what it is for: those who were led here before are in
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(hook["sleep"]["seconds"]):
-                    while pod.caller_count:  # noqa: ASYNC110 - counts set no event
-                        await asyncio.sleep(POLL_S)
-        with contextlib.suppress(ProcessLookupError):
-            pod.process.terminate()
-        async with asyncio.timeout(pod.pod.template["spec"]["terminationGracePeriodSeconds"]):
-            return await pod.process.wait()
 
     async def _are_ready(self, pods: Iterable[RunningPod]) -> None:
         async with httpx.AsyncClient() as http:
@@ -243,6 +257,10 @@ class Cluster:
             if secret is not None:
                 for key, text in self._secrets[secret["secretName"]].items():
                     (folder / key).write_text(text, encoding="utf-8")
+        if pod.pod.template["spec"]["automountServiceAccountToken"]:
+            (account := Path(f"{pod.folder}{ACCOUNT}")).mkdir(parents=True, exist_ok=True)
+            for key, text in self._secrets.get(pod.pod.template["spec"]["serviceAccountName"], {}).items():
+                (account / key).write_text(text, encoding="utf-8")
         for name, text in config_of(self._manifests, pod.pod, SETTINGS).items():
             (pod.folder / SETTINGS.lstrip("/") / name).write_text(self._here(pod, text), encoding="utf-8")
 
@@ -253,7 +271,7 @@ class Cluster:
     def _here(self, pod: RunningPod, text: str) -> str:
         """Say a text of the pod as this machine understands it: addresses, names, paths."""
         names = {EVERYWHERE: pod.address} | self._names
-        paths = {MODEL_IN_IMAGE: str(SHIPPED_MODEL)}
+        paths = {MODEL_IN_IMAGE: str(SHIPPED_MODEL), ACCOUNT: f"{pod.folder}{ACCOUNT}"}
         paths |= {m["mountPath"]: f"{pod.folder}{m['mountPath']}" for m in pod.container["volumeMounts"]}
         text = re.sub(rf'(?<![\w.-])({_any_of(names)})(?=[:"]|$)', lambda found: names[found[0]], text)
         return re.sub(rf'(?<![^"=])({_any_of(paths)})(?=[/"]|$)', lambda found: paths[found[0]], text)

@@ -85,15 +85,6 @@ async def _asks_until(cluster: Cluster, over: asyncio.Event) -> int:
     return count
 
 
-async def test_the_laptop_values_serve(tmp_path: Path) -> None:
-    """The smallest cluster answers, with a planner that finds no Kubernetes API; every pod ends in order."""
-    planner = {"planner": {"enabled": True, "pools": [{"name": "prefill"}, {"name": "decode"}]}}
-    manifests = render(merged(merged(values_of("laptop"), SIMULATED), planner))
-    async with running(manifests, tmp_path, {}) as cluster:
-        await _asks(cluster, "What is prefill? " * 40)
-        assert set((await cluster.stop()).values()) == {0}
-
-
 @pytest.mark.timeout(300)  # nine starts of a Python process, on whatever machine this is
 async def test_hardened_values_serve_through_an_upgrade(tmp_path: Path) -> None:
     """Three NATS servers with login, encryption; all of them and others replaced; all questions answered."""

@@ -1,6 +1,6 @@
 """One workload, followed by list and watch.
 
-Comes in: lines of a watch. Goes out: the workload as it is now, and a word when a person touched it.
+Comes in: lines of a watch. Goes out: the workload as it is now, and a word when it was changed by another.
 Invariant: what is shown is no older than the last answer of the server, or nothing is shown: a watch that is
 refused or lost takes the workload out of sight until it was read anew. Not here: writes (`target`).
 
@@ -211,7 +211,7 @@ class Follower:
         self._seen = self._last = seen
         self._changed.set()
         if before is not None and before.size != seen.size != self._written:
-            log.warning("%s: somebody set %d → %d", self._name, before.size, seen.size)
+            log.warning("%s: %d → %d, not by this planner", self._name, before.size, seen.size)
         if before is not None and before.is_held != seen.is_held:
             log.warning("%s is %s", self._name, "held" if seen.is_held else "no longer held")
 

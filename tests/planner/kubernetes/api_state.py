@@ -98,22 +98,21 @@ class ApiState:
             return _status(401, "Unauthorized")
         if method == "GET" and "fieldSelector" in query:
             return self._list(path, query)
-        is_scale, whole = path.endswith("/scale"), path.removesuffix("/scale")
+        is_scale, whole = path.endswith("/scale"), path.removesuffix("/scale").removesuffix("/status")
         found = self.objects.get(whole)
         if found is None:
             return _status(404, "NotFound")
         if method == "GET":
             return Answer(200, _scale(found) if is_scale else found)
         assert body is not None
-        wanted = body["metadata"].get("resourceVersion")
+        wanted = body.get("metadata", {}).get("resourceVersion")
         if wanted is not None and wanted != found["metadata"]["resourceVersion"]:
             return _status(409, "Conflict")
         changed = copy.deepcopy(found)
         if method == "PUT" and is_scale:
             changed["spec"]["replicas"] = body["spec"]["replicas"]
         elif method == "PATCH" and not is_scale:
-            changed["spec"] |= body["spec"]
-            changed["spec"] = {key: value for key, value in changed["spec"].items() if value is not None}
+            changed = _patched(changed, body)
         else:
             return _status(405, "MethodNotAllowed")
         self._put("MODIFIED", whole, changed)
@@ -166,6 +165,15 @@ def _scale(workload: Json) -> Json:
         "spec": {"replicas": workload["spec"]["replicas"]},
         "status": {"replicas": 0},
     }
+
+
+def _patched(found: Json, patch: Json) -> Json:
+    """Lay a merge patch (RFC 7386) over an object."""
+    kept = found | {
+        key: _patched(found.get(key) or {}, change) if isinstance(change, dict) else change
+        for key, change in patch.items()
+    }
+    return {key: value for key, value in kept.items() if value is not None}
 
 
 def _status(code: int, reason: str) -> Answer:
