@@ -5,6 +5,7 @@ Invariant: advice changes no decision. Not here: decisions (`planner`).
 """
 
 from planner.observation import Attainment, Demand
+from services.domain.slo import Slo
 
 BUSY_LEAST_FRAC = 0.4
 """Below this utilisation hosted models, paid by the request, are usually cheaper than GPUs of one's own."""
@@ -18,13 +19,20 @@ REQUESTS_LEAST = 100
 
 
 def advise(
-    *, demand: Demand, attainment: Attainment, attainment_frac: float, work_workers: float, workers: int
+    *,
+    demand: Demand,
+    attainment: Attainment,
+    slo: Slo,
+    attainment_frac: float,
+    work_workers: float,
+    workers: int,
 ) -> tuple[str, ...]:
     """Say what is worth a look.
 
     Args:
         demand: of the last window.
         attainment: of the last window.
+        slo: the targets.
         attainment_frac: share of requests that is to meet both targets.
         work_workers: workers that the load would keep busy at their best pace.
         workers: that are there.
@@ -46,5 +54,17 @@ def advise(
         said.append(
             f"{1.0 - attainment.ttft_frac:.1%} of the first tokens were late while most are fast: that asks "
             "for replicas, not for larger batches"
+        )
+    if is_known and attainment.ttft_possible_frac < attainment_frac:
+        said.append(
+            f"{1.0 - attainment.ttft_possible_frac:.1%} of the prompts take longer than {slo.ttft_s:g} s on "
+            "an idle worker, so no number of workers meets the TTFT target: raise it, shorten or cache these "
+            "prompts, or take quicker workers; the plan is made for the others"
+        )
+    if is_known and attainment.tpot_possible_frac < attainment_frac:
+        said.append(
+            f"{1.0 - attainment.tpot_possible_frac:.1%} of the outputs take longer than {slo.tpot_s * 1e3:g} "
+            "ms a token on an idle worker, so no number of workers meets the TPOT target: raise it or take "
+            "quicker workers; the plan is made for the others"
         )
     return tuple(said)

@@ -8,7 +8,7 @@ Requests are counted when they are accepted; their lengths and times when they e
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from planner.observation import Attainment, Demand
 from services.domain.slo import Slo
@@ -31,6 +31,8 @@ class Growth:
         prompts: their lengths in tokens.
         ttft: their times to the first token, s.
         tpot: their times per token, s.
+        ttft_alone: times to the first token that idle workers would have given them, s; empty: not counted.
+        tpot_alone: times per token, likewise.
     """
 
     window_s: float
@@ -42,6 +44,8 @@ class Growth:
     prompts: Buckets
     ttft: Buckets
     tpot: Buckets
+    ttft_alone: Buckets = field(default_factory=dict)
+    tpot_alone: Buckets = field(default_factory=dict)
 
 
 def demand(growth: Growth) -> Demand | None:
@@ -72,14 +76,23 @@ def demand(growth: Growth) -> Demand | None:
 
 
 def attainment(growth: Growth, slo: Slo, *, prefill_pace: float, decode_pace: float) -> Attainment:
-    """Say which shares of the requests that ended met their targets."""
+    """Say which shares of the requests that ended met their targets, of those that an idle worker lets."""
+    ttft_possible_frac = share_within(growth.ttft_alone, slo.ttft_s)
+    tpot_possible_frac = share_within(growth.tpot_alone, slo.tpot_s)
     return Attainment(
         request_count=round(growth.ended),
-        ttft_frac=share_within(growth.ttft, slo.ttft_s),
-        tpot_frac=share_within(growth.tpot, slo.tpot_s),
+        ttft_frac=_of(share_within(growth.ttft, slo.ttft_s), ttft_possible_frac),
+        tpot_frac=_of(share_within(growth.tpot, slo.tpot_s), tpot_possible_frac),
+        ttft_possible_frac=ttft_possible_frac,
+        tpot_possible_frac=tpot_possible_frac,
         prefill_pace=prefill_pace,
         decode_pace=decode_pace,
     )
+
+
+def _of(met_frac: float, possible_frac: float) -> float:
+    """Share that was met of what was possible; 1 of nothing."""
+    return min(1.0, met_frac / possible_frac) if possible_frac > 0.0 else 1.0
 
 
 def share_within(buckets: Buckets, bound: float) -> float:
@@ -127,6 +140,8 @@ def together(growths: Sequence[Growth]) -> Growth | None:
         prompts=_added([(growth.prompts, share) for growth, share in scaled]),
         ttft=_added([(growth.ttft, share) for growth, share in scaled]),
         tpot=_added([(growth.tpot, share) for growth, share in scaled]),
+        ttft_alone=_added([(growth.ttft_alone, share) for growth, share in scaled]),
+        tpot_alone=_added([(growth.tpot_alone, share) for growth, share in scaled]),
     )
 
 

@@ -21,6 +21,8 @@ OUTPUT_TOKENS = "baton_output_tokens_total"
 PROMPTS = "baton_prompt_length_tokens_bucket"
 TTFT = "baton_ttft_seconds_bucket"
 TPOT = "baton_tpot_seconds_bucket"
+TTFT_ALONE = "baton_ttft_alone_seconds_bucket"
+TPOT_ALONE = "baton_tpot_alone_seconds_bucket"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +68,8 @@ def grown(before: Reading, after: Reading) -> Growth | None:
         prompts=_bucket_growth(before, after, PROMPTS),
         ttft=_bucket_growth(before, after, TTFT),
         tpot=_bucket_growth(before, after, TPOT),
+        ttft_alone=_bucket_growth(before, after, TTFT_ALONE),
+        tpot_alone=_bucket_growth(before, after, TPOT_ALONE),
     )
 
 

@@ -83,10 +83,12 @@ class Attainment:
 
     Attributes:
         request_count: that ended.
-        ttft_frac: share of them within the TTFT target.
-        tpot_frac: share within the TPOT target.
+        ttft_frac: share within the TTFT target, of those that an idle worker would have served so.
+        tpot_frac: share within the TPOT target, likewise.
         prefill_pace: measured prefill time over the performance model's; 1 is as promised.
         decode_pace: measured step time over the performance model's.
+        ttft_possible_frac: share that an idle worker would have served within the TTFT target.
+        tpot_possible_frac: share that an idle worker would have served within the TPOT target.
     """
 
     request_count: int = 0
@@ -94,6 +96,8 @@ class Attainment:
     tpot_frac: float = 1.0
     prefill_pace: float = 1.0
     decode_pace: float = 1.0
+    ttft_possible_frac: float = 1.0
+    tpot_possible_frac: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

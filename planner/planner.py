@@ -210,6 +210,7 @@ class Planner:
         advice = advise(
             demand=demand,
             attainment=attainment,
+            slo=targets.slo,
             attainment_frac=targets.attainment_frac,
             work_workers=rate / soon.prefill_rate() + rate / soon.decode_rate(),
             workers=sum(pool.ready_count for pool in observation.pools),

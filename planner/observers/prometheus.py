@@ -73,9 +73,8 @@ class PrometheusObserver:
         """Look once."""
         growing = (names.ACCEPTED, names.ENDED, names.PROMPT_TOKENS, names.CACHED_TOKENS, names.OUTPUT_TOKENS)
         sums = [f"sum({self._increase(name)})" for name in growing]
-        histograms = [
-            f"sum by (le) ({self._increase(name)})" for name in (names.PROMPTS, names.TTFT, names.TPOT)
-        ]
+        shown = (names.PROMPTS, names.TTFT, names.TPOT, names.TTFT_ALONE, names.TPOT_ALONE)
+        histograms = [f"sum by (le) ({self._increase(name)})" for name in shown]
         others = (
             _AGE.format(series=self._of(names.ACCEPTED)),
             f"max({self._of('baton_queue_tasks')})",
@@ -87,7 +86,7 @@ class PrometheusObserver:
         if not ages:
             raise ObservationFailed(f"Prometheus has no {names.ACCEPTED}: no gateway is scraped")
         accepted, ended, prompt, cached, output = (_sum(answer) for answer in answers[: len(sums)])
-        prompts, ttft, tpot = (
+        prompts, ttft, tpot, ttft_alone, tpot_alone = (
             _buckets(answer) for answer in answers[len(sums) : len(sums) + len(histograms)]
         )
         growth = Growth(
@@ -100,6 +99,8 @@ class PrometheusObserver:
             prompts=prompts,
             ttft=ttft,
             tpot=tpot,
+            ttft_alone=ttft_alone,
+            tpot_alone=tpot_alone,
         )
         pace = {series.metric.get("phase", ""): float(series.value[1]) for series in paces}
         asked = demand(growth)

@@ -30,6 +30,7 @@ from services.domain.request import InferenceRequest
 from services.domain.stream import Delta, FinishReason, StepFrame
 from services.domain.timeline import Mark
 from services.domain.worker import Lifecycle, Phase, WorkerStatus
+from services.gateway.alone import measure_alone
 from services.gateway.journey import Journey
 from services.gateway.lessons import Lessons
 from services.gateway.life import Claimed, DeadlinePassed, Life, LinkLost, Offer
@@ -252,7 +253,12 @@ class Conductor:
         if not self._lives:
             self._idle.set()
         self._records.add(record)
+        measure_alone(record, self._status_of, self._meters)
         self._meters.set("baton_requests_active", len(self._lives))
+
+    def _status_of(self, worker_id: WorkerId) -> WorkerStatus | None:
+        view = self.router.fleet.get(worker_id)
+        return None if view is None else view.status
 
     def record(self, request_id: RequestId) -> RequestRecord | None:
         """What is known of a request, open or ended."""

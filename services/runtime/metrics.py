@@ -86,6 +86,12 @@ TABLE: tuple[Metric, ...] = (
     ),
     Metric(name="baton_ttft_seconds", kind=Kind.HISTOGRAM, text="Accept to first token sent."),
     Metric(
+        name="baton_ttft_alone_seconds",
+        kind=Kind.HISTOGRAM,
+        text="What prefill of the same prompt takes on the same worker when it has nothing else to do: above "
+        "a target, no number of workers meets it.",
+    ),
+    Metric(
         name="baton_ttft_over_predicted_ratio",
         kind=Kind.HISTOGRAM,
         labels=("path",),
@@ -98,6 +104,13 @@ TABLE: tuple[Metric, ...] = (
         kind=Kind.HISTOGRAM,
         buckets=_SHORT_SECONDS,
         text="Mean time per output token after the first.",
+    ),
+    Metric(
+        name="baton_tpot_alone_seconds",
+        kind=Kind.HISTOGRAM,
+        buckets=_SHORT_SECONDS,
+        text="What a step takes on the same worker with this sequence only: above a target, no number of "
+        "workers meets it.",
     ),
     Metric(name="baton_e2e_seconds", kind=Kind.HISTOGRAM, text="Accept to terminal event."),
     Metric(

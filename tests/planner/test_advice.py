@@ -7,7 +7,7 @@ import pytest
 from planner.advice import advise
 from planner.observation import Attainment
 from planner.planner import Planner
-from tests.planner.situations import counts, demand, led, pools, settings
+from tests.planner.situations import RELAXED, counts, demand, led, pools, settings
 
 CACHED = replace(demand(40.0), uncached_tokens=300.0)
 FINE = Attainment(request_count=1_000)
@@ -32,12 +32,36 @@ def test_each_rule_speaks_where_it_applies(
     said = advise(
         demand=CACHED if cached else demand(40.0),
         attainment=replace(FINE, ttft_frac=ttft_frac, request_count=requests),
+        slo=RELAXED,
         attainment_frac=0.99,
         work_workers=work,
         workers=4,
     )
     assert len(said) == len(words)
     assert all(word in sentence for word, sentence in zip(words, said, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("possible", "words"),
+    [
+        pytest.param({"ttft_possible_frac": 0.97}, "3.0% of the prompts take longer than 2 s", id="ttft"),
+        pytest.param({"tpot_possible_frac": 0.0}, "100.0% of the outputs take longer than 25 ms", id="tpot"),
+        pytest.param({"ttft_possible_frac": 0.995}, "", id="few"),
+        pytest.param({"ttft_possible_frac": 0.5, "request_count": 20}, "", id="too few to tell"),
+    ],
+)
+def test_what_no_number_of_workers_meets_is_said(possible: dict[str, float], words: str) -> None:
+    """As soon as it is more than may be late altogether."""
+    said = advise(
+        demand=CACHED,
+        attainment=replace(FINE, **possible),  # type: ignore[arg-type]  # each case gives its type
+        slo=RELAXED,
+        attainment_frac=0.99,
+        work_workers=3.0,
+        workers=4,
+    )
+    assert len(said) == bool(words)
+    assert not words or (words in said[0] and "no number of workers" in said[0])
 
 
 def test_advice_stands_beside_a_decision() -> None:

@@ -67,6 +67,29 @@ def test_growth_of_a_gateways_own_page_is_its_demand() -> None:
     assert (met.prefill_pace, met.decode_pace) == (1.2, 0.9)
 
 
+def test_what_no_idle_worker_would_have_met_is_not_held_against_the_plan() -> None:
+    """Of 100 prompts 10 take 0.8 s by themselves, and 20 more were late: 70 of 90 were in time."""
+    meters = Meters()
+    before = page(meters, 0.0)
+    served(meters, 70)
+    for alone_s, count in ((0.2, 90), (0.8, 10)):
+        for _ in range(count):
+            meters.observe("baton_ttft_alone_seconds", alone_s)
+            meters.observe("baton_tpot_alone_seconds", 0.04)
+    for _ in range(30):
+        meters.observe("baton_ttft_seconds", 0.9)
+    growth = grown(before, page(meters, 10.0))
+    assert growth is not None
+    both = together([growth, growth])
+    assert both is not None
+    for seen in (growth, both):
+        met = attainment(seen, SLO, prefill_pace=1.0, decode_pace=1.0)
+        assert met.ttft_possible_frac == pytest.approx(0.9)
+        assert met.ttft_frac == pytest.approx(70 / 90)
+        assert met.tpot_possible_frac < 0.5
+        assert met.tpot_frac == 1.0
+
+
 def test_a_process_that_began_again_tells_nothing_at_first() -> None:
     """Counters that went back are no negative demand."""
     old, new = Meters(), Meters()

@@ -41,6 +41,11 @@ RECORDED = {
         '{"metric":{"le":"+Inf"},"value":[1763740800.1,"1340"]}]'
     ),
     "sum by (le) (increase(baton_tpot_seconds_bucket": "[]",
+    "sum by (le) (increase(baton_ttft_alone_seconds_bucket": (
+        '[{"metric":{"le":"0.5"},"value":[1763740800.1,"1300"]},'
+        '{"metric":{"le":"+Inf"},"value":[1763740800.1,"1340"]}]'
+    ),
+    "sum by (le) (increase(baton_tpot_alone_seconds_bucket": "[]",
     "time() - min(timestamp(": '[{"metric":{},"value":[1763740800.1,"7.25"]}]',
     "max(baton_queue_tasks": '[{"metric":{},"value":[1763740800.1,"12"]}]',
     "sum(baton_engine_running": '[{"metric":{},"value":[1763740800.1,"240"]}]',
@@ -70,7 +75,7 @@ def prometheus(answers: dict[str, str], *, selector: str = "") -> PrometheusObse
 
 @pytest.mark.parametrize("selector", ["", 'namespace="llm"'])
 async def test_prometheus_answers_become_a_sight(selector: str) -> None:
-    """Demand, backlog, attainment and age from twelve instant queries."""
+    """Demand, backlog, attainment and age from fourteen instant queries."""
     observer = prometheus(RECORDED, selector=selector)
     sight = await observer.look()
     assert sight.demand is not None
@@ -80,7 +85,8 @@ async def test_prometheus_answers_become_a_sight(selector: str) -> None:
     assert sight.demand.uncached_square_tokens > 750.0**2
     assert sight.age_s == 7.25
     assert (sight.backlog.waiting_count, sight.backlog.running_count) == (12, 240)
-    assert sight.attainment.ttft_frac == pytest.approx(0.95)
+    assert sight.attainment.ttft_possible_frac == pytest.approx(1300 / 1340)
+    assert sight.attainment.ttft_frac == pytest.approx(1273 / 1300)
     assert (sight.attainment.tpot_frac, sight.attainment.prefill_pace) == (1.0, 1.1)
     await observer.close()
 
