@@ -5,7 +5,7 @@ import sys
 
 import msgspec
 
-from services.cli.api import GatewayClient, add_url
+from services.cli.api import GatewayClient, add_gateway
 from services.cli.generate import add_sampling, sampling_body
 from services.cli.output import stderr
 from services.domain.errors import ServingError
@@ -36,12 +36,12 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     command.add_argument("question", nargs="?", help="one question; none starts a conversation")
     command.add_argument("--system", help="system message")
     add_sampling(command)
-    add_url(command)
+    add_gateway(command)
     command.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
-    gateway = GatewayClient(options.url)
+    gateway = GatewayClient.of(options)
     messages: list[dict[str, str]] = []
     if options.system:
         messages.append({"role": "system", "content": options.system})

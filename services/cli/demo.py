@@ -64,6 +64,8 @@ def _run(options: argparse.Namespace) -> int:
         ) from None
     settings = read_settings(options)
     edge = settings.edge
+    if edge.tls is not None:
+        raise ConfigurationInvalid(key="edge.tls", message="edge.tls: the demo asks itself, in the clear")
     edge = msgspec.structs.replace(
         edge,
         http_port=_free_or_any(edge.host, edge.http_port),

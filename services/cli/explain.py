@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from services.cli.api import GatewayClient, add_url
+from services.cli.api import GatewayClient, add_gateway
 from services.cli.output import add_json, table, write_json
 from services.cli.records import Record
 from services.cli.story import tell
@@ -32,13 +32,13 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     command.add_argument(
         "--export", metavar="FILE", type=Path, help="write the ended requests as a trace for baton replay"
     )
-    add_url(command)
+    add_gateway(command)
     add_json(command)
     command.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
-    gateway = GatewayClient(options.url)
+    gateway = GatewayClient.of(options)
     try:
         if options.request_id is None:
             return _list(gateway, options)

@@ -5,7 +5,7 @@ import sys
 
 import msgspec
 
-from services.cli.api import GatewayClient, add_url
+from services.cli.api import GatewayClient, add_gateway
 from services.cli.output import add_json, stderr, write_json
 
 
@@ -31,7 +31,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     )
     command.add_argument("prompt", help="text to continue; - reads standard input")
     add_sampling(command)
-    add_url(command)
+    add_gateway(command)
     add_json(command)
     command.set_defaults(run=_run)
 
@@ -70,7 +70,7 @@ def only_model(gateway: GatewayClient) -> str:
 
 
 def _run(options: argparse.Namespace) -> int:
-    gateway = GatewayClient(options.url)
+    gateway = GatewayClient.of(options)
     prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
     texts: list[str] = []
     request_id = ""

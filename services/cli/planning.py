@@ -100,7 +100,7 @@ def planner_process(
     complete = msgspec.structs.replace(
         settings,
         observe=GatewaysSettings(
-            urls=tuple(f"{address.http_url}/metrics" for address in cluster.addresses), bus=bus
+            urls=tuple(f"{address.watch_url}/metrics" for address in cluster.addresses), bus=bus
         ),
         target=LocalSettings(url=cluster.launcher_url, kind=settings.planner.kinds[0].name),
         decisions_file=settings.decisions_file or f"{cluster.folder}/{DECISIONS_FILE}",

@@ -4,7 +4,7 @@ import argparse
 
 import msgspec
 
-from services.cli.api import GatewayClient, add_url
+from services.cli.api import GatewayClient, add_gateway
 from services.cli.output import add_json, table, write_json
 
 
@@ -54,13 +54,13 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         epilog="examples:\n  baton status\n  baton status --json -",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_url(command)
+    add_gateway(command)
     add_json(command)
     command.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
-    gateway = GatewayClient(options.url)
+    gateway = GatewayClient.of(options)
     try:
         text = gateway.get("/baton/v1/cluster")
     finally:

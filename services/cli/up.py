@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 import msgspec
 
+from services.cli.api import DEFAULT_URL
 from services.cli.output import console, stderr
 from services.cluster.local import LocalCluster, Progress
 from services.cluster.ray.installed import require_ray
@@ -31,6 +32,7 @@ examples:
   baton up --both 2                                     two soft-roled workers
   baton up --config cluster.yaml --http-port 8080       flags win over the file
   baton up --http-port 0 --grpc-port 0                  free ports, so that clusters run side by side
+  baton up --tls-cert tls.crt --tls-key tls.key          HTTPS, and gRPC with TLS
   baton up --plan                                       a planner starts, turns and lets workers go
   baton up --plan planner.yaml --engine simulated       with targets and limits of your own
   baton up --on ray                                     the same parts on a Ray cluster started here
@@ -101,6 +103,11 @@ def add_cluster_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--both", type=int, metavar="N", help="workers with both phases (default: 0)")
     command.add_argument("--http-port", type=int, metavar="PORT", help="0 takes a free one (default: 8000)")
     command.add_argument("--grpc-port", type=int, metavar="PORT", help="0 takes a free one (default: 8001)")
+    command.add_argument("--tls-cert", metavar="FILE", help="serve HTTPS and gRPC with TLS: PEM certificate")
+    command.add_argument("--tls-key", metavar="FILE", help="PEM private key of --tls-cert")
+    command.add_argument(
+        "--tls-client-ca", metavar="FILE", help="PEM authorities; clients need a certificate of theirs"
+    )
     command.add_argument("--nats-url", metavar="URL", help="an existing NATS server (default: embedded)")
     command.add_argument("--run-folder", metavar="DIR", help="keep settings and logs of all processes here")
 
@@ -115,6 +122,9 @@ _FLAGS: dict[str, tuple[str, ...]] = {
     "both": ("pools", "both"),
     "http_port": ("edge", "http_port"),
     "grpc_port": ("edge", "grpc_port"),
+    "tls_cert": ("edge", "tls", "certificate_file"),
+    "tls_key": ("edge", "tls", "key_file"),
+    "tls_client_ca": ("edge", "tls", "client_authority_file"),
     "nats_url": ("nats", "url"),
     "run_folder": ("run_folder",),
     "launcher_port": ("launcher", "port"),
@@ -151,7 +161,9 @@ def read_values(options: argparse.Namespace) -> dict[str, object]:
 
 def _set(values: dict[str, object], keys: tuple[str, ...], value: object) -> None:
     for key in keys[:-1]:
-        inner = values.setdefault(key, {})
+        if values.get(key) is None:
+            values[key] = {}
+        inner = values[key]
         if not isinstance(inner, dict):
             return  # the file has something else there; `parse` says so
         values = inner
@@ -316,7 +328,9 @@ def announce(cluster: Cluster, more: str) -> None:
     if isinstance(cluster, LocalCluster) and cluster.launcher_url:
         console.print(f"  launcher    {cluster.launcher_url}")
     console.print(more, soft_wrap=True)
-    url = "" if cluster.http_url.endswith(":8000") else f" --url {cluster.http_url}"
+    url = "" if cluster.http_url == DEFAULT_URL else f" --url {cluster.http_url}"
+    if (tls := cluster.settings.edge.tls) is not None:
+        url += " --cacert FILE" + (" --cert FILE --key FILE" if tls.client_authority_file else "")
     console.print("try, in another terminal (Ctrl-C here stops everything):")
     for command in ('chat "What is prefill?"', "status", "explain"):
         console.print(f"  {_program()} {command}{url}", soft_wrap=True)

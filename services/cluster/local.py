@@ -22,6 +22,7 @@ import msgspec
 from services import tinymodel
 from services.bus.embedded import EmbeddedNats
 from services.bus.settings import LOOPBACK, EmbeddedSettings
+from services.cluster.address import GatewayAddress, gateway_address
 from services.cluster.nats_process import NatsProcess
 from services.cluster.plan import ModelFacts, ProcessSpec, plan, worker_names, worker_of, worker_process
 from services.cluster.processes import Child, Children
@@ -51,25 +52,6 @@ class Progress:
     expected: tuple[str, ...]
     gateway_ready: bool
     elapsed_s: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GatewayAddress:
-    """Where clients reach one gateway."""
-
-    host: str
-    http_port: int
-    grpc_port: int
-
-    @property
-    def http_url(self) -> str:
-        """For HTTP."""
-        return f"http://{self.host}:{self.http_port}"
-
-    @property
-    def grpc_address(self) -> str:
-        """For gRPC, host:port."""
-        return f"{self.host}:{self.grpc_port}"
 
 
 class _SeenWorker(msgspec.Struct):
@@ -216,7 +198,7 @@ class LocalCluster:
         if not self.addresses and not self._read_addresses():
             return None
         try:
-            response = await http.get(f"{self.http_url}/baton/v1/cluster")
+            response = await http.get(f"{self.addresses[0].watch_url}/baton/v1/cluster")
             return msgspec.json.decode(response.content, type=_SeenCluster)
         except (httpx.HTTPError, msgspec.MsgspecError):
             return None
@@ -224,7 +206,7 @@ class LocalCluster:
     async def _all_serve(self, http: httpx.AsyncClient) -> bool:
         try:
             for address in self.addresses:
-                answer = await http.get(f"{address.http_url}/health/ready")
+                answer = await http.get(f"{address.watch_url}/health/ready")
                 if answer.status_code != httpx.codes.OK:
                     return False
         except httpx.HTTPError:
@@ -235,7 +217,7 @@ class LocalCluster:
         """Every gateway writes the ports it got (0 asks for any) beside its settings."""
         told = [child.ports for child in self._children.all() if child.spec.command == "gateway"]
         known = tuple(
-            GatewayAddress(host=self.settings.edge.host, http_port=ports[0], grpc_port=ports[1])
+            gateway_address(self.settings.edge, self.settings.edge.host, ports)
             for ports in told
             if ports is not None
         )

@@ -15,6 +15,7 @@ from services.cluster.settings import ClusterSettings, EngineKind
 from services.domain.worker import Phase
 from services.engine.simulated.settings import SimulatedSettings
 from services.engine.vllm.settings import VllmSettings
+from services.gateway.edge.settings import EdgeSettings
 from services.gateway.process_settings import GatewayProcessSettings, ModelAsset
 from services.router.process_settings import RouterProcessSettings
 from services.runtime.settings import dump_json
@@ -32,7 +33,7 @@ class ProcessSpec:
         name: shown in progress and used for its log file.
         command: subcommand of `baton` that it runs.
         settings: content of its settings file, JSON.
-        ports_file: where it tells its ports, the one that answers questions about it first.
+        ports_file: where it tells its ports, the one that answers questions about it last.
         host: where that port is.
     """
 
@@ -158,12 +159,15 @@ def pinned(spec: ProcessSpec, ports: tuple[int, ...]) -> ProcessSpec:
 
     Args:
         spec: the process.
-        ports: what it told; a gateway tells HTTP and gRPC.
+        ports: what it told; a gateway tells HTTP, gRPC and metrics.
     """
     if spec.command != "gateway":
         return spec
     own = msgspec.json.decode(spec.settings, type=GatewayProcessSettings)
-    edge = msgspec.structs.replace(own.edge, http_port=ports[0], grpc_port=ports[1])
+    http_port, grpc_port, metrics_port = ports
+    edge = msgspec.structs.replace(
+        own.edge, http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port
+    )
     return replace(spec, settings=dump_json(msgspec.structs.replace(own, edge=edge)))
 
 
@@ -196,6 +200,11 @@ def worker_process(
     )
 
 
+def watched_edge(settings: EdgeSettings) -> EdgeSettings:
+    """Give a gateway a port for those who watch over it, who have no certificate."""
+    return msgspec.structs.replace(settings, metrics_port=settings.metrics_port or 0)
+
+
 def _gateways(
     settings: ClusterSettings,
     bus: BusSettings,
@@ -206,12 +215,13 @@ def _gateways(
     parent_pid: int,
 ) -> Iterator[ProcessSpec]:
     """Make the gateways: the first has the ports of the settings, the others have free ones."""
-    free = msgspec.structs.replace(settings.edge, http_port=0, grpc_port=0)
+    first = watched_edge(settings.edge)
+    free = msgspec.structs.replace(first, http_port=0, grpc_port=0, metrics_port=0)
     for index in range(settings.gateways):
         name = f"gateway-{index}" if index else "gateway"
         own = GatewayProcessSettings(
             bus=bus,
-            edge=free if index else settings.edge,
+            edge=free if index else first,
             conductor=settings.conductor,
             router=settings.router,
             models=(ModelAsset(name=settings.model.name, folder=model.folder),),

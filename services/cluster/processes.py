@@ -107,7 +107,7 @@ class Child:
         # A gateway is ready when a worker is; what matters here is that it answers.
         path = READY_PATH if question is Question.READY and self.spec.command != "gateway" else LIVE_PATH
         try:
-            answer = await self._http.get(f"http://{self.spec.host}:{ports[0]}{path}", timeout=timeout_s)
+            answer = await self._http.get(f"http://{self.spec.host}:{ports[-1]}{path}", timeout=timeout_s)
         except httpx.HTTPError:
             return False
         return answer.status_code == httpx.codes.OK

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from services.cluster.local import GatewayAddress, Progress
+from services.cluster.address import GatewayAddress
+from services.cluster.local import Progress
 from services.cluster.settings import ClusterSettings
 
 

@@ -4,12 +4,13 @@ import asyncio
 import logging
 import os
 import secrets
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import uvloop
 
 from services.bus import nats as nats_bus
-from services.domain.errors import ServingError
+from services.domain.errors import ConfigurationInvalid, ServingError
 from services.domain.ids import GatewayId
 from services.gateway.conductor import Conductor
 from services.gateway.edge.assets import ModelAssets
@@ -40,25 +41,40 @@ def run(settings: GatewayProcessSettings) -> int:
 async def _run(settings: GatewayProcessSettings) -> int:
     stop = StopSignal()
     stop.install()
-    meters = Meters()
-    gateway_id = GatewayId(f"gateway-{secrets.token_hex(6)}")
     try:
-        assets = {m.name: ModelAssets.load(Path(m.folder)) for m in settings.models}
-        bus = await nats_bus.connect(
-            settings.bus, name=gateway_id, on_drop=lambda what: meters.count("baton_dropped_total", what=what)
-        )
+        async with AsyncExitStack() as closing:
+            await _serve(settings, stop, closing)
     except ServingError as error:
         log.error("%s: %s", error.code, error)
-        return 1
-    clock = LoopClock()
-    router = Router(settings.router)
-    remote = (
-        None
-        if settings.router_address is None
-        else RemotePlacer(
+        return 2 if isinstance(error, ConfigurationInvalid) else 1
+    log.info("stopped")
+    return 0
+
+
+async def _serve(settings: GatewayProcessSettings, stop: StopSignal, closing: AsyncExitStack) -> None:
+    """Serve until a signal, then drain.
+
+    Args:
+        settings: of the process.
+        stop: the signals.
+        closing: takes what must be ended, in order.
+
+    Raises:
+        ServingError: it cannot start.
+    """
+    meters, clock = Meters(), LoopClock()
+    gateway_id = GatewayId(f"gateway-{secrets.token_hex(6)}")
+    assets = {m.name: ModelAssets.load(Path(m.folder)) for m in settings.models}
+    bus = await nats_bus.connect(
+        settings.bus, name=gateway_id, on_drop=lambda what: meters.count("baton_dropped_total", what=what)
+    )
+    closing.push_async_callback(bus.close)
+    router, remote = Router(settings.router), None
+    if settings.router_address is not None:
+        remote = RemotePlacer(
             settings.router_address, backup=LocalPlacer(router, clock), clock=clock, tls=settings.link.tls
         )
-    )
+        closing.push_async_callback(remote.close)
     conductor = Conductor(
         settings.conductor,
         router,
@@ -69,26 +85,16 @@ async def _run(settings: GatewayProcessSettings) -> int:
         meters=meters,
         placer=remote,
     )
+    closing.push_async_callback(conductor.stop)
     edge = EdgeServer(settings.edge, conductor, meters, assets)
-    try:
-        await conductor.start()
-        ports = await edge.start()
-        if settings.ports_file is not None:
-            write_ports(Path(settings.ports_file), ports)
-        log.info("%s serves HTTP on port %d, gRPC on port %d (pid %d)", gateway_id, *ports, os.getpid())
-        await stop.asked.wait()
-        await _drain(edge, conductor, stop, settings.conductor.drain_timeout_s)
-    except ServingError as error:
-        log.error("%s: %s", error.code, error)
-        return 1
-    finally:
-        await edge.stop()
-        await conductor.stop()
-        if remote is not None:
-            await remote.close()
-        await bus.close()
-        log.info("stopped")
-    return 0
+    closing.push_async_callback(edge.stop)
+    await conductor.start()
+    ports = await edge.start()
+    if settings.ports_file is not None:
+        write_ports(Path(settings.ports_file), ports)
+    log.info("%s serves HTTP on port %d, gRPC on port %d (pid %d)", gateway_id, *ports[:2], os.getpid())
+    await stop.asked.wait()
+    await _drain(edge, conductor, stop, settings.conductor.drain_timeout_s)
 
 
 async def _drain(edge: EdgeServer, conductor: Conductor, stop: StopSignal, timeout_s: float) -> None:

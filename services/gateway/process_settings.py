@@ -39,7 +39,8 @@ class GatewayProcessSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=
     """host:port of a standalone router (`baton router`) that decides instead; none decides here."""
 
     ports_file: str | None = None
-    """Where the chosen HTTP and gRPC ports are written as a JSON pair, for whoever asked for port 0."""
+    """Where the chosen ports are written as a JSON list, for whoever asked for port 0: HTTP, gRPC and, if
+    there is one, metrics."""
 
     log_format: LogFormat = LogFormat.TEXT
     """How log lines look."""

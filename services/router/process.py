@@ -6,7 +6,7 @@ import secrets
 from pathlib import Path
 
 from services.bus import nats as nats_bus
-from services.domain.errors import ServingError
+from services.domain.errors import ConfigurationInvalid, ServingError
 from services.domain.ids import GatewayId
 from services.link.grpc_client import GrpcDialer
 from services.router.process_settings import RouterProcessSettings
@@ -58,16 +58,17 @@ async def _run(settings: RouterProcessSettings) -> int:
         meters=meters,
         tls=settings.link.tls,
     )
+    code = 0
     try:
         log.info("%s answers on %s", router_id, await server.start(settings.address))
         probe.ready = True
         await stop.asked.wait()
     except ServingError as error:
         log.error("%s: %s", error.code, error)
-        return 1
+        code = 2 if isinstance(error, ConfigurationInvalid) else 1
     finally:
         await server.stop()
         await bus.close()
         probe.close()
         log.info("stopped")
-    return 0
+    return code

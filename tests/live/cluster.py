@@ -103,7 +103,7 @@ class RunningCluster:
         ports = read_ports(folder / f"{gateway}.ports")
         assert ports is not None
         self.folder = folder
-        self.http_port, self.grpc_port = ports
+        self.http_port, self.grpc_port, _ = ports
         self.url = f"http://127.0.0.1:{self.http_port}"
         self.grpc_address = f"127.0.0.1:{self.grpc_port}"
 

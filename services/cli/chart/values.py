@@ -40,7 +40,7 @@ SET_BY_THE_CHART: dict[type, tuple[str, ...]] = {
         "url", "namespace", "credentials_file", "user", "password_env", "token_env", "tls", "replicas",
     ),
     LinkSettings: ("host", "port", "advertised_host", "tls"),
-    EdgeSettings: ("host", "http_port", "grpc_port"),
+    EdgeSettings: ("host", "http_port", "grpc_port", "metrics_port", "tls"),
     WorkerSettings: ("worker_id", "model", "engine", "phases", "prefill"),
     VllmSettings: (
         "kind", "model", "model_name", "side_channel_host", "side_channel_port",

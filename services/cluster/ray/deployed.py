@@ -21,7 +21,8 @@ import msgspec
 
 from services.bus.embedded import EmbeddedNats
 from services.bus.settings import EmbeddedSettings
-from services.cluster.local import GatewayAddress, Progress
+from services.cluster.address import GatewayAddress, gateway_address
+from services.cluster.local import Progress
 from services.cluster.nats_process import NatsProcess
 from services.cluster.ray.plan import Application, application_name, applications
 from services.cluster.ray.session import Session, close_session, open_session
@@ -151,10 +152,10 @@ class RayCluster:
         from services.cluster.ray import serving
 
         if not self.addresses:
-            host, http_port, grpc_port = await self._blocking(partial(serving.gateway_address, gateway))
-            self.addresses = (GatewayAddress(host=host, http_port=http_port, grpc_port=grpc_port),)
+            host, ports = await self._blocking(partial(serving.gateway_address, gateway))
+            self.addresses = (gateway_address(self.settings.edge, host, ports),)
         try:
-            answer = await http.get(f"{self.http_url}/health/ready")
+            answer = await http.get(f"{self.addresses[0].watch_url}/health/ready")
         except httpx.HTTPError:
             return False
         return answer.status_code == httpx.codes.OK

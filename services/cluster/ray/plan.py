@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import msgspec
 
 from services.bus.settings import BusSettings
-from services.cluster.plan import ModelFacts, ProcessSpec, worker_of
+from services.cluster.plan import ModelFacts, ProcessSpec, watched_edge, worker_of
 from services.cluster.ray.settings import Part
 from services.cluster.settings import ClusterSettings, EngineKind
 from services.domain.errors import ConfigurationInvalid
@@ -192,7 +192,7 @@ def gateway_process(settings: ClusterSettings, place: Place, *, model: ModelFact
     name = f"{Part.GATEWAY.value}-{place.replica_id}"
     own = GatewayProcessSettings(
         bus=_bus(settings),
-        edge=settings.edge,
+        edge=watched_edge(settings.edge),
         conductor=settings.conductor,
         router=settings.router,
         link=_link(settings, place),

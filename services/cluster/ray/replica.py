@@ -62,10 +62,9 @@ class Replica:
         except ServingError as error:
             raise RuntimeError(str(error)) from None
 
-    def address(self) -> tuple[str, int, int]:
-        """Tell host, HTTP port and gRPC port of a gateway."""
-        http_port, grpc_port = self._process.ports
-        return gateway_host(self._settings, self._place), http_port, grpc_port
+    def address(self) -> tuple[str, tuple[int, ...]]:
+        """Tell a gateway's host and its ports, as the process told them."""
+        return gateway_host(self._settings, self._place), self._process.ports
 
     async def __del__(self) -> None:
         """Drain: Serve awaits this before it ends the replica, for as long as it granted."""

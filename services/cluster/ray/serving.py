@@ -101,8 +101,8 @@ def states(names: Sequence[str]) -> Mapping[str, State]:
     }
 
 
-def gateway_address(name: str) -> tuple[str, int, int]:
-    """Ask one gateway for its host, HTTP port and gRPC port.
+def gateway_address(name: str) -> tuple[str, tuple[int, ...]]:
+    """Ask one gateway for its host and its ports: HTTP, gRPC, metrics.
 
     Raises:
         EngineFailed: none answers.
@@ -111,8 +111,8 @@ def gateway_address(name: str) -> tuple[str, int, int]:
         answer = serve.get_app_handle(name).address.remote().result(timeout_s=ANSWER_TIMEOUT_S)
     except (RayError, RayServeException, TimeoutError) as error:
         raise EngineFailed(worker_id=name, message=f"no gateway of {name} answers: {error}") from None
-    host, http_port, grpc_port = answer
-    return host, http_port, grpc_port
+    host, ports = answer
+    return host, ports
 
 
 def delete(names: Sequence[str]) -> None:

@@ -19,9 +19,22 @@ SERVICE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_nam
 class GrpcServer:
     """Serves one servicer on one port."""
 
-    def __init__(self, servicer: InferenceServicer, settings: EdgeSettings) -> None:
+    def __init__(
+        self,
+        servicer: InferenceServicer,
+        settings: EdgeSettings,
+        credentials: grpc.ServerCredentials | None = None,
+    ) -> None:
+        """Prepare; nothing listens yet.
+
+        Args:
+            servicer: what is served.
+            settings: address and bounds.
+            credentials: encryption; None speaks in the clear.
+        """
         self._servicer = servicer
         self._settings = settings
+        self._credentials = credentials
         self._health = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
 
@@ -45,7 +58,11 @@ class GrpcServer:
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         address = f"{settings.host}:{settings.grpc_port}"
         try:
-            port: int = server.add_insecure_port(address)
+            port: int = (
+                server.add_insecure_port(address)
+                if self._credentials is None
+                else server.add_secure_port(address, self._credentials)
+            )
         except RuntimeError:
             raise ConfigurationInvalid(
                 key="edge.grpc_port", message=f"edge.grpc_port: cannot listen on {address}"

@@ -57,14 +57,28 @@ def build_app(generation: Generation, inspection: Inspection) -> ASGIApp:
     gets: dict[str, Handler] = {
         "/v1/models": inspection.models,
         "/v1/models/{model:path}": inspection.model,
-        "/health/live": inspection.live,
-        "/health/ready": inspection.ready,
-        "/metrics": inspection.metrics,
         "/openapi.json": inspection.openapi,
         "/baton/v1/requests": inspection.requests,
         "/baton/v1/requests/{request_id}": inspection.request,
+    }
+    return _routed(posts, gets | _watched(inspection))
+
+
+def build_watch_app(inspection: Inspection) -> ASGIApp:
+    """Put those routes together that tell of the gateway and its cluster, and of no request."""
+    return _routed({}, _watched(inspection))
+
+
+def _watched(inspection: Inspection) -> dict[str, Handler]:
+    return {
+        "/health/live": inspection.live,
+        "/health/ready": inspection.ready,
+        "/metrics": inspection.metrics,
         "/baton/v1/cluster": inspection.cluster,
     }
+
+
+def _routed(posts: dict[str, Handler], gets: dict[str, Handler]) -> ASGIApp:
     routes = [Route(path, _Endpoint(handler), methods=["POST"]) for path, handler in posts.items()]
     routes += [Route(path, _Endpoint(handler), methods=["GET"]) for path, handler in gets.items()]
     router = Router(routes, redirect_slashes=False, default=_Endpoint(_unknown_path))

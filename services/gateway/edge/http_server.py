@@ -1,12 +1,15 @@
 """The HTTP server: a listening socket, its connections, and how they end.
 
 Comes in: an ASGI application. Goes out: served connections.
-Invariant: after `stop` no connection, no task of one and no socket is left. No signal handler is
+Invariant: after `stop` no connection, no task of one and no socket is left, but for handshakes that have not
+ended: their timer ends those. No signal handler is
 touched: whoever runs the process owns its signals, which is why uvicorn's own `Server` is not used.
 """
 
 import asyncio
 import errno
+import ssl
+from typing import Literal
 
 from starlette.types import ASGIApp
 from uvicorn.config import Config
@@ -19,12 +22,32 @@ from services.gateway.edge.settings import EdgeSettings
 _BACKLOG = 2048
 """Connections the system keeps while the loop is busy; a burst of clients that start together."""
 
+_GOODBYE_S = 5.0
+"""Longest wait for a client to confirm the end of an encrypted connection."""
+
 
 class HttpServer:
     """Serves one application on one port."""
 
-    def __init__(self, app: ASGIApp, settings: EdgeSettings) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: EdgeSettings,
+        *,
+        port_key: Literal["http_port", "metrics_port"] = "http_port",
+        context: ssl.SSLContext | None = None,
+    ) -> None:
+        """Prepare; nothing listens yet.
+
+        Args:
+            app: what is served.
+            settings: address and bounds.
+            port_key: which setting names the port.
+            context: encryption; None speaks in the clear.
+        """
         self._settings = settings
+        self._port_key = port_key
+        self._context = context
         protocol = with_bounds(
             ConnectionBounds(
                 head_bytes_max=settings.head_bytes_max,
@@ -58,14 +81,21 @@ class HttpServer:
         """
         self._config.load()
         loop = asyncio.get_running_loop()
-        host, port = self._settings.host, self._settings.http_port
+        host = self._settings.host
+        port: int = getattr(self._settings, self._port_key)
         try:
             self._server = await loop.create_server(
-                lambda: self._protocol(self._config, self._state, {}), host, port, backlog=_BACKLOG
+                lambda: self._protocol(self._config, self._state, {}),
+                host,
+                port,
+                backlog=_BACKLOG,
+                ssl=self._context,
+                ssl_handshake_timeout=self._settings.head_timeout_s if self._context else None,
+                ssl_shutdown_timeout=_GOODBYE_S if self._context else None,
             )
         except OSError as error:
             in_use = error.errno == errno.EADDRINUSE
-            key = "edge.http_port" if in_use else "edge.host"
+            key = f"edge.{self._port_key}" if in_use else "edge.host"
             raise ConfigurationInvalid(
                 key=key, message=f"{key}: cannot listen on {host}:{port}: {error.strerror or error}"
             ) from None

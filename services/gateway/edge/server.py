@@ -1,6 +1,7 @@
 """The edge as one object: HTTP and gRPC in front of one `Serving`.
 
-Comes in: settings, a `Serving`, meters and the models' assets. Goes out: two listening ports.
+Comes in: settings, a `Serving`, meters and the models' assets. Goes out: two listening ports for clients, and
+one for those who watch if it is asked for.
 Invariant: `stop` leaves no task, thread, connection or port behind, in whatever state it is called.
 """
 
@@ -9,10 +10,11 @@ from importlib.metadata import PackageNotFoundError, version
 
 from services.gateway.edge.admission import Admission
 from services.gateway.edge.assets import ModelAssets
+from services.gateway.edge.encryption import Encryption
 from services.gateway.edge.generation import ActiveIds, Generation
 from services.gateway.edge.grpc_server import GrpcServer
 from services.gateway.edge.grpc_service import InferenceServicer
-from services.gateway.edge.http_app import build_app
+from services.gateway.edge.http_app import build_app, build_watch_app
 from services.gateway.edge.http_server import HttpServer
 from services.gateway.edge.inspection import Inspection
 from services.gateway.edge.intake import Intake
@@ -47,8 +49,12 @@ class EdgeServer:
             meters: of this process.
             model_assets: by served model name.
             clock: for `Retry-After` and deadlines.
+
+        Raises:
+            ConfigurationInvalid: a certificate cannot be used.
         """
         clock = clock or LoopClock()
+        encryption = None if settings.tls is None else Encryption(settings.tls, meters)
         self._admission = Admission(active_max=settings.requests_active_max, clock=clock)
         self._tokenizing = Tokenizing(settings)
         active_ids = ActiveIds()
@@ -71,7 +77,16 @@ class EdgeServer:
         inspection = Inspection(
             serving=serving, admission=self._admission, meters=meters, openapi=describe(_version())
         )
-        self._http = HttpServer(build_app(generation, inspection), settings)
+        self._http = HttpServer(
+            build_app(generation, inspection),
+            settings,
+            context=None if encryption is None else encryption.http_context(),
+        )
+        self._watched = (
+            None
+            if settings.metrics_port is None
+            else HttpServer(build_watch_app(inspection), settings, port_key="metrics_port")
+        )
         self._grpc = GrpcServer(
             InferenceServicer(
                 settings=settings,
@@ -83,20 +98,25 @@ class EdgeServer:
                 clock=clock,
             ),
             settings,
+            None if encryption is None else encryption.grpc_credentials(),
         )
 
-    async def start(self) -> tuple[int, int]:
-        """Listen; give back the HTTP and the gRPC port.
+    async def start(self) -> tuple[int, ...]:
+        """Listen; give back the HTTP port, the gRPC port and, if there is one, that of metrics.
 
         Raises:
             ConfigurationInvalid: an address cannot be had; nothing listens then.
         """
-        http_port = await self._http.start()
+        servers = [server for server in (self._http, self._grpc, self._watched) if server is not None]
+        ports: list[int] = []
         try:
-            return http_port, await self._grpc.start()
+            for server in servers:
+                ports.append(await server.start())  # noqa: PERF401  # those that listen are stopped below
         except BaseException:
-            await self._http.stop()
+            for server in servers[: len(ports)]:
+                await server.stop()
             raise
+        return tuple(ports)
 
     async def drain(self, timeout_s: float) -> bool:
         """Accept nothing new and wait for calls in progress.
@@ -114,6 +134,8 @@ class EdgeServer:
         self._admission.draining = True
         await self._grpc.stop()
         await self._http.stop()
+        if self._watched is not None:  # last: while the others end it says so
+            await self._watched.stop()
         self._tokenizing.close()
 
 

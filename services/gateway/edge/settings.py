@@ -9,6 +9,18 @@ import msgspec
 from services.domain.errors import ConfigurationInvalid
 
 
+class EdgeTls(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Encryption towards clients, the same for HTTP and gRPC."""
+
+    certificate_file: str
+    """PEM chain that clients are shown, the own certificate first. All files are read anew when they change:
+    the next connection sees the new ones, open ones stay."""
+    key_file: str
+    """PEM private key of `certificate_file`, without a passphrase."""
+    client_authority_file: str | None = None
+    """PEM authorities that sign clients; who has no certificate of theirs is refused. Null asks for none."""
+
+
 class EdgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Ports, bounds and patience of one gateway's edge."""
 
@@ -18,6 +30,11 @@ class EdgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """0 lets the system choose."""
     grpc_port: int = 8001
     """0 lets the system choose."""
+    metrics_port: int | None = None
+    """One more port, for those who watch over a gateway: `/metrics`, `/health/*` and `/baton/v1/cluster`.
+    They are on the HTTP port too; here they are never encrypted. 0 lets the system choose; null: no port."""
+    tls: EdgeTls | None = None
+    """Encryption of the HTTP and the gRPC port; null: none."""
 
     requests_active_max: int = 1024
     """Sequences in flight (each choice of each prompt counts); more are answered 429."""
@@ -62,8 +79,8 @@ class EdgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         Raises:
             ConfigurationInvalid: a value is out of range, or two contradict each other.
         """
-        for name in ("http_port", "grpc_port"):
-            if not 0 <= getattr(self, name) <= 65535:
+        for name in ("http_port", "grpc_port", "metrics_port"):
+            if not 0 <= (getattr(self, name) or 0) <= 65535:
                 raise _invalid(name, "must be a port, 0 to 65535")
         for name in self.__struct_fields__:
             value = getattr(self, name)

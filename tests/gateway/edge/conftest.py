@@ -12,7 +12,7 @@ import pytest
 
 from services.gateway.edge.assets import ModelAssets
 from services.gateway.edge.server import EdgeServer
-from services.gateway.edge.settings import EdgeSettings
+from services.gateway.edge.settings import EdgeSettings, EdgeTls
 from services.gateway.port import ServedModel
 from services.gateway.rehearsal import Rehearsal, Script
 from services.runtime.metrics import Meters
@@ -27,15 +27,20 @@ class Edge:
     serving: Rehearsal
     meters: Meters
     assets: ModelAssets
-    http_port: int
-    grpc_port: int
+    ports: tuple[int, ...]
+    url: str
     http: httpx.AsyncClient
     openai: openai.AsyncOpenAI
 
     @property
-    def url(self) -> str:
+    def http_port(self) -> int:
         """Where HTTP is served."""
-        return f"http://127.0.0.1:{self.http_port}"
+        return self.ports[0]
+
+    @property
+    def grpc_port(self) -> int:
+        """Where gRPC is served."""
+        return self.ports[1]
 
     def count(self, name: str, **labels: str) -> float:
         """Read a counter or gauge from the metrics text."""
@@ -46,12 +51,12 @@ class Edge:
 
 
 _PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-"""Never used on plain HTTP; without it each client reads all certificates of the machine anew."""
+"""Used where nothing is encrypted; without it each client reads all certificates of the machine anew."""
 
 
-def new_client(url: str) -> httpx.AsyncClient:
+def new_client(url: str, trust: ssl.SSLContext = _PLAIN) -> httpx.AsyncClient:
     """Make a client with connections of its own."""
-    return httpx.AsyncClient(base_url=url, timeout=20, verify=_PLAIN)
+    return httpx.AsyncClient(base_url=url, timeout=20, verify=trust)
 
 
 StartEdge = Callable[..., Awaitable[Edge]]
@@ -80,27 +85,33 @@ async def start_edge(assets: ModelAssets, script: Script) -> AsyncIterator[Start
     """Start edges with settings of the test's choice; all of them end with the test."""
     async with AsyncExitStack() as stack:
 
-        async def start(play: Script = script, **settings: object) -> Edge:
+        async def start(
+            play: Script = script,
+            *,
+            tls: EdgeTls | None = None,
+            trust: ssl.SSLContext = _PLAIN,
+            **settings: object,
+        ) -> Edge:
             serving = Rehearsal(model=ServedModel(name=MODEL, context_tokens_max=CONTEXT_TOKENS), script=play)
             meters = Meters()
             chosen = {"http_port": 0, "grpc_port": 0} | settings
             server = EdgeServer(
-                settings=EdgeSettings(**chosen),  # type: ignore[arg-type]  # a test's own choice
+                settings=EdgeSettings(tls=tls, **chosen),  # type: ignore[arg-type]  # a test's own choice
                 serving=serving,
                 meters=meters,
                 model_assets={MODEL: assets},
             )
-            http_port, grpc_port = await server.start()
             stack.push_async_callback(server.stop)
-            url = f"http://127.0.0.1:{http_port}"
-            http = await stack.enter_async_context(new_client(url))
+            ports = await server.start()
+            url = f"http{'s' if tls else ''}://127.0.0.1:{ports[0]}"
+            http = await stack.enter_async_context(new_client(url, trust))
             official = await stack.enter_async_context(
                 openai.AsyncOpenAI(
                     base_url=f"{url}/v1",
                     api_key="none",
                     max_retries=0,
                     timeout=20,
-                    http_client=openai.DefaultAsyncHttpxClient(verify=_PLAIN),
+                    http_client=openai.DefaultAsyncHttpxClient(verify=trust),
                 )
             )
             return Edge(
@@ -108,8 +119,8 @@ async def start_edge(assets: ModelAssets, script: Script) -> AsyncIterator[Start
                 serving=serving,
                 meters=meters,
                 assets=assets,
-                http_port=http_port,
-                grpc_port=grpc_port,
+                ports=ports,
+                url=url,
                 http=http,
                 openai=official,
             )

@@ -16,7 +16,7 @@ from tests.gateway.edge.model_folder import MODEL
 PROMPT = {"model": MODEL, "prompt": "hi", "max_tokens": 20}
 
 
-@pytest.mark.parametrize("key", ["http_port", "grpc_port"])
+@pytest.mark.parametrize("key", ["http_port", "grpc_port", "metrics_port"])
 async def test_an_address_in_use_refuses_the_start(start_edge: StartEdge, script: Script, key: str) -> None:
     """The message names the key, and the other port is free again."""
     with socket.socket() as taken, socket.socket() as probe:
@@ -25,7 +25,7 @@ async def test_an_address_in_use_refuses_the_start(start_edge: StartEdge, script
         probe.bind(("127.0.0.1", 0))
         other = probe.getsockname()[1]
         probe.close()
-        ports = {"http_port": other, "grpc_port": other} | {key: taken.getsockname()[1]}
+        ports = {"http_port": other, "grpc_port": 0, "metrics_port": 0} | {key: taken.getsockname()[1]}
         with pytest.raises(ConfigurationInvalid) as caught:
             await start_edge(script, **ports)
         assert caught.value.key == f"edge.{key}"
