@@ -62,6 +62,10 @@ bench: setup ## run the benchmarks; their ratios depend on the machine, so no te
 bench-placement: setup ## placement beside one pool and fixed splits: ARGS="--conversations FILE --code FILE --first 1500"
 	@cd "$(ROOT)" && "$(BIN)/python" -m tests.bench.bench_placement $(ARGS)
 
+.PHONY: bench-planner
+bench-planner: setup ## the planner beside other autoscalers and a bound: ARGS="--traces DIR --days 0.5 --json rows.json"
+	@cd "$(ROOT)" && "$(BIN)/python" -m tests.bench.bench_planner $(ARGS)
+
 .PHONY: soak
 soak: setup ## break a real cluster for half an hour and draw what it holds: ARGS="--minutes 30 --out build/soak"
 	@cd "$(ROOT)" && "$(BIN)/python" -m tests.bench.soak $(ARGS)

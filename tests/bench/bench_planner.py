@@ -1,12 +1,14 @@
 """Baton's planner beside others' autoscalers and the clairvoyant bound, on recorded and made loads.
 
-    python -m tests.bench.bench_planner --traces DIR --days 1 --json rows.json --figures DIR
+    make bench-planner ARGS="--traces DIR --days 0.5 --json rows.json --figures DIR"
 
 Every row is one scaler on the fluid cluster (`planner.proof`): GPU-hours over the bound's, the share of
 requests within both targets, the worst five minutes, flips and scalings per hour, recovery from a burst.
 Baton's planner has one configuration but for targets and start-up time. Each of the others is tuned on all
 loads but the one it is judged on: the values by which most of those reach 99 %, and of them the cheapest.
-Without --traces only the made loads run. Not here: the cluster request by request (`baton replay`).
+Without --traces only the made loads run. At the end stand the tables of all that ran; who is at work is told
+beside them. Ctrl-C ends it with the tables and rows of what is finished.
+Not here: the cluster request by request (`baton replay`).
 """
 
 import argparse
@@ -33,19 +35,13 @@ from planner.settings import KindSettings, PlannerSettings, TargetSettings
 from services.domain.slo import Slo
 from tests.bench.bench_planner_router import replayed, routed_load
 from tests.bench.planner_loads import MOONCAKE, RECORDED, led, loads, shortened
+from tests.bench.planner_rows import GOAL_FRAC, Saved, chosen
+from tests.bench.planner_summary import summary
 
 SLOS = {"chat": Slo(ttft_s=2.0, tpot_s=0.025), "quick": Slo(ttft_s=0.2, tpot_s=0.01)}
 STARTUPS_S = (30.0, 120.0)
-GOAL_FRAC = 0.99
-
-
-class Saved(msgspec.Struct, frozen=True, kw_only=True):
-    """One outcome with the name of its load."""
-
-    key: str
-    outcome: Outcome
-    foreseen_ratio: float | None = None
-    """Of whole workers with perfect foresight over the bound; None: not computed."""
+INTERRUPTED = 130
+"""Exit code of a command that a person stopped."""
 
 
 def planner_for(work: Work, startup_s: float) -> Scaler:
@@ -71,6 +67,7 @@ def every_value(works: Mapping[str, Work], bounds: Mapping[str, Bound], startup_
     """Run the others with every value on every load."""
     for key, work in works.items():
         for name, every in BASELINES.items():
+            tell(f"{key}: {name}, {len(every)} values")
             for tuned in every:
                 _run, one = judged(
                     tuned.make(work), work, bounds[key], name=name, values=tuned.values, startup_s=startup_s
@@ -78,26 +75,16 @@ def every_value(works: Mapping[str, Work], bounds: Mapping[str, Bound], startup_
                 yield Saved(key=key, outcome=one)
 
 
-def chosen(saved: Sequence[Saved], key: str, name: str) -> Outcome:
-    """Choose the values of a scaler by the other loads; tell what they give on this one."""
-    own = [one for one in saved if one.outcome.scaler == name]
-
-    def merit(values: str) -> tuple[int, float]:
-        others = [one.outcome for one in own if one.key != key and one.outcome.values == values] or [
-            one.outcome for one in own if one.outcome.values == values
-        ]
-        reached = sum(one.attained_frac >= GOAL_FRAC for one in others)
-        return reached, -sum(one.ratio for one in others) / len(others)
-
-    best = max(sorted({one.outcome.values for one in own}), key=merit)
-    return next(one.outcome for one in own if one.key == key and one.outcome.values == best)
-
-
 def markdown(outcomes: Sequence[Outcome]) -> str:
     """Write a table for a page."""
     lines = [f"| {' | '.join(HEADER)} |", "|" + "---|" * len(HEADER)]
     lines += [f"| {' | '.join(row)} |" for row in rows(outcomes)]
     return "\n".join(lines)
+
+
+def tell(text: str) -> None:
+    """Say what is under way, beside the results."""
+    print(f"... {text}", file=sys.stderr, flush=True)
 
 
 def draw(folder: Path, name: str, run: Run, bound: Bound, points: Sequence[Outcome]) -> None:
@@ -111,8 +98,8 @@ def draw(folder: Path, name: str, run: Run, bound: Bound, points: Sequence[Outco
     (folder / f"planner-{name}-cost.svg").write_text(pareto(top, points) + "\n", encoding="utf-8")
 
 
-def main() -> None:
-    """Run what is asked for, and print it as it comes."""
+def main() -> int:
+    """Run what is asked for, and print it as it comes; returns the exit code."""
     options = _options()
     made = loads(options.traces, seed=options.seed)
     known = [name for name in made if options.traces is not None or name not in RECORDED]
@@ -125,28 +112,39 @@ def main() -> None:
         served = routed_load(cluster, name="conversations, sped up 8x, as routed")
         parts["conversation-8x-routed"] = led(served, options.seed)
     everything: list[Saved] = []
-    for slo_name in options.slos.split(","):
-        for startup_s in options.startups:
-            everything += _block(options, parts, SLOS[slo_name], slo_name, startup_s)
+    code = 0
+    try:
+        for slo_name in options.slos.split(","):
+            for startup_s in options.startups:
+                _block(options, parts, slo_name, startup_s, everything)
+    except KeyboardInterrupt:
+        tell("stopped: what follows is what was finished")
+        code = INTERRUPTED
+    print(summary(everything))
     if options.json is not None:
         options.json.write_bytes(msgspec.json.format(msgspec.json.encode(everything), indent=1))
+    return code
 
 
 def _block(
-    options: argparse.Namespace, parts: Mapping[str, Load], slo: Slo, slo_name: str, startup_s: float
-) -> list[Saved]:
-    works = {key: Work(load=load, engine=DEFAULT_ENGINE, slo=slo) for key, load in parts.items()}
+    options: argparse.Namespace, parts: Mapping[str, Load], slo_name: str, startup_s: float, kept: list[Saved]
+) -> None:
+    """Run all loads with one pair of targets and one start-up time; rows are kept as they come."""
+    works = {key: Work(load=load, engine=DEFAULT_ENGINE, slo=SLOS[slo_name]) for key, load in parts.items()}
     bounds = {key: clairvoyant_bound(work, startup_s=startup_s) for key, work in works.items()}
     began_s = time.process_time()
-    saved = [] if options.alone else list(every_value(works, bounds, startup_s))
+    saved: list[Saved] = []
+    for row in () if options.alone else every_value(works, bounds, startup_s):
+        saved.append(row)
+        kept.append(row)
     others_s, began_s = time.process_time() - began_s, time.process_time()
-    planned: list[Saved] = []
     for key, work in works.items():
+        tell(f"{key}: {PLANNER}")
         run, one = judged(
             planner_for(work, startup_s), work, bounds[key], name=PLANNER, values="", startup_s=startup_s
         )
         foreseen = foreseen_fleet(work, startup_s=startup_s, late_frac=1.0 - GOAL_FRAC)
-        planned.append(Saved(key=key, outcome=one, foreseen_ratio=foreseen.gpu_s / bounds[key].gpu_s))
+        kept.append(Saved(key=key, outcome=one, foreseen_ratio=foreseen.gpu_s / bounds[key].gpu_s))
         beside = [] if options.alone else [chosen(saved, key, name) for name in BASELINES]
         print(title(one) if options.markdown else table([one, *beside]))
         if options.markdown:
@@ -157,7 +155,6 @@ def _block(
             draw(options.figures, f"{key}-{slo_name}-{startup_s:g}s", run, bounds[key], points)
     planned_s = time.process_time() - began_s
     print(f"CPU: planner {planned_s:.0f} s, others {others_s:.0f} s for {len(saved)} runs\n")
-    return [*planned, *saved]
 
 
 def _options() -> argparse.Namespace:
@@ -179,4 +176,4 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -15,7 +15,7 @@ import msgspec
 from planner.proof.baselines.tuning import BASELINES
 from planner.proof.outcome import Outcome
 from planner.proof.replaying import PLANNER
-from tests.bench.bench_planner import GOAL_FRAC, Saved, chosen
+from tests.bench.planner_rows import GOAL_FRAC, Saved, chosen
 
 
 def cell(one: Outcome) -> str:
