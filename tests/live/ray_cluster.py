@@ -1,21 +1,32 @@
-"""A `baton up --on ray` as tests see it: its gateway, its workers, and its pools as the planner sees them.
+"""A `baton up --on ray` as tests see it: its gateway, its workers, its pools, more nodes, a planner.
 
 Comes in: a running command. Goes out: addresses, ids, counts. Invariant: Ray's token is one of its own.
 """
 
 import asyncio
+import contextlib
+import os
 import re
 import secrets
+import sys
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+
+import msgspec
 
 from planner.decision import Decision, PoolOrder
 from planner.targets.port import Outcome
 from planner.targets.ray import RayServe
 from planner.targets.ray_settings import DeploymentSettings, RayServeSettings
 from services.domain.worker import Phase
-from tests.cli.command import NEWS_S, Up
+from services.gateway.process_settings import GatewayProcessSettings
+from services.runtime.settings import parse, read_yaml
+from tests.cli.command import BATON, NEWS_S, Up
 from tests.live.cluster import RunningCluster, until
+from tests.live.processes import alive, describe, family
+from tests.planner.asked import THREE_WORKERS
 
 POOLS = (
     DeploymentSettings(phase=Phase.PREFILL, application="local-prefill"),
@@ -41,6 +52,8 @@ class OnRay:
         match = re.search(r"Ray +(?P<url>\S+), logs in (?P<logs>\S+)", up.out)
         assert match is not None, up.out
         self.logs = Path(match["logs"])
+        self._url = match["url"]
+        self._up = up
         (ports,) = self.logs.glob("gateway-*.ports")
         self.cluster = RunningCluster(self.logs, ports.stem)
         self.target = RayServe(RayServeSettings(deployments=POOLS, url=match["url"]), now_s=time.monotonic)
@@ -59,20 +72,88 @@ class OnRay:
         )
         return await self.target.carry_out(Decision(orders=orders, look_s=10.0))
 
-    async def becomes(self, *, prefill: int, decode: int) -> None:
-        """Wait until Serve and the gateway agree that so many workers serve.
+    async def becomes(self, *, prefill: int, decode: int, turned: int = 0) -> None:
+        """Wait until Serve has so many workers that serve, and the gateway knows them by their roles.
+
+        Args:
+            prefill: replicas of the prefill pool.
+            decode: replicas of the decode pool.
+            turned: of these, how many are prefill workers now.
 
         Raises:
-            TimeoutError: they do not.
+            AssertionError: they do not.
         """
-        wanted = {Phase.PREFILL: prefill, Phase.DECODE: decode}
-        async with asyncio.timeout(NEWS_S):
-            while True:
-                pools = await self.target.pools()
-                known = {phase: len(await self.workers(phase)) for phase in wanted}
-                if known == wanted and {pool.phase: pool.ready_count for pool in pools} == wanted:
-                    return
-                await asyncio.sleep(POLL_S)
+        sizes = {Phase.PREFILL: prefill, Phase.DECODE: decode}
+        roles = {Phase.PREFILL: prefill + turned, Phase.DECODE: decode - turned}
+        seen: object = None
+        try:
+            async with asyncio.timeout(NEWS_S):
+                while seen != (sizes, roles):
+                    await asyncio.sleep(POLL_S)
+                    ready = {pool.phase: pool.ready_count for pool in await self.target.pools()}
+                    seen = ready, {phase: len(await self.workers(phase)) for phase in Phase}
+        except TimeoutError:
+            raise AssertionError(f"{seen} did not become {(sizes, roles)}") from None
+
+    @asynccontextmanager
+    async def node(self, *, cpus: int) -> AsyncIterator["Node"]:
+        """Have another node join, on this machine; it is lost when the block ends."""
+        told = "\n".join(describe(process) for process in self._up.family())
+        address = re.search(r"--gcs-address=(\S+)", told)
+        assert address is not None, told
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "tests.live.ray_node", address[1], str(cpus))
+        )
+        node = Node(process)
+        try:
+            yield node
+        finally:
+            await node.is_lost()
+
+    @asynccontextmanager
+    async def planner(self, page_url: str, folder: Path) -> AsyncIterator[None]:
+        """Run a planner of this cluster that sees the demand of a page.
+
+        Args:
+            page_url: a gateway's metrics.
+            folder: for its settings and its log.
+        """
+        (file,) = self.logs.glob("gateway-*.json")
+        gateway = parse(GatewayProcessSettings, read_yaml(file), source=str(file))
+        settings = {
+            "planner": THREE_WORKERS,
+            "observe": {"source": "gateways", "urls": [page_url], "bus": gateway.bus},
+            "target": {"target": "ray", "url": self._url, "deployments": POOLS},
+        }
+        chosen = folder / "planner.json"
+        chosen.write_bytes(msgspec.json.encode(settings))
+        with (folder / "up.planner").open("wb") as log:
+            process = await asyncio.create_subprocess_exec(
+                *BATON, "planner", "--settings", str(chosen), stdout=log, stderr=log
+            )
+        try:
+            yield
+            process.terminate()
+            assert await process.wait() == 0
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+
+class Node:
+    """One more node, with all that runs on it."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        """Take it as started."""
+        self._process = process
+
+    async def is_lost(self) -> None:
+        """Lose it at once: Ray's programs, replicas, their workers. Idempotent."""
+        for member in alive(family(self._process.pid)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(member.pid, 9)
+        await self._process.wait()
 
 
 async def becomes_ready(up: Up) -> OnRay:

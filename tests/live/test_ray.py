@@ -1,4 +1,4 @@
-"""A cluster on a local Ray cluster: what dies comes back and no request is lost, the planner scales a pool.
+"""A cluster on Ray: workers and a node that die come back, a planner scales and turns, no request is lost.
 
 Engines are simulated, since a Ray cluster is heavy enough; `tests.bench.bench_ray_live` does it with vLLM.
 """
@@ -8,7 +8,8 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,14 @@ import pytest
 from services.domain.worker import Phase
 from tests.cli.command import SIMULATED, Up, baton_up
 from tests.live.processes import naming
-from tests.live.questions import learn, make_questions, plain_channel, stream_grpc
+from tests.live.questions import Question, learn, make_questions, plain_channel, stream_grpc
 from tests.live.ray_cluster import OnRay, becomes_ready, make_token
+from tests.planner.asked import LONG_ANSWERS, LONG_PROMPTS, NOTHING, Asked
+from tests.planner.gateway_page import GatewayPage
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(400)]
+
+STREAMS = 4
 
 
 @pytest.fixture
@@ -35,49 +40,79 @@ def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 async def up(folder: Path) -> AsyncIterator[Up]:
-    """One prefill and two decode workers, and room for more."""
+    """One prefill and one decode worker, and no room for more on this node."""
     config = folder / "ray.yaml"
     config.write_text(
-        f"ray: {{local_cpus: 5, local_dashboard_port: 0, local_folder: {folder}}}\n"
+        f"ray: {{local_cpus: 3, local_dashboard_port: 0, local_folder: {folder}}}\n"
         "simulated: {context_tokens_max: 4096}\n"
         "router: {early_rejection: false}\n",
         encoding="utf-8",
     )
-    options = ("--on", "ray", *SIMULATED, "--decode", "2", "--config", str(config))
-    async with baton_up(folder, *options) as opened:
+    async with baton_up(folder, "--on", "ray", *SIMULATED, "--config", str(config)) as opened:
         yield opened
 
 
-async def loses_a_worker_but_no_request(ray: OnRay) -> str:
-    """Every stream goes on to its end with the tokens that it would have had; returns who was lost."""
-    questions = make_questions(12, output_tokens=(300, 400))
+@asynccontextmanager
+async def asking(ray: OnRay) -> AsyncIterator[None]:
+    """Ask questions until the block ends; every stream has the tokens of an undisturbed run, and one end."""
+    questions = make_questions(STREAMS, output_tokens=(300, 400))
     truth = await learn(ray.cluster, questions)
-    async with plain_channel(ray.cluster) as channel:
-        streams = [
-            asyncio.ensure_future(stream_grpc(channel, question, f"truth {i}"))
-            for i, question in enumerate(questions)
-        ]
+    over = asyncio.Event()
+    async with plain_channel(ray.cluster) as channel, asyncio.TaskGroup() as group:
+
+        async def ask(place: int, question: Question) -> None:
+            while not over.is_set():
+                answer = await stream_grpc(channel, question, f"truth {place}")
+                assert answer.matches(truth[question]), answer
+
+        for place, question in enumerate(questions):
+            group.create_task(ask(place, question))
         await ray.cluster.becomes(lambda state: sum(w.load.running_count for w in state.workers) > 0)
-        lost = min(await ray.workers(Phase.DECODE))
+        yield
+        over.set()
+
+
+@asynccontextmanager
+async def planned(ray: OnRay, folder: Path) -> AsyncIterator[Asked]:
+    """Run a planner that sees the demand of a page."""
+    asked = Asked()
+    page = GatewayPage(asked)
+    try:
+        async with ray.planner(page.url, folder):
+            yield asked
+    finally:
+        page.close()
+
+
+async def loses(ray: OnRay, lost: Collection[str]) -> None:
+    """Wait until nobody knows these workers."""
+    await ray.cluster.becomes(lambda state: not {worker.worker_id for worker in state.workers} & {*lost})
+
+
+async def test_what_dies_comes_back_and_a_planner_scales_and_turns(up: Up, folder: Path) -> None:
+    """A planner's process; a node that joins, is lost and is replaced; a killed worker; an orderly end."""
+    ray = await becomes_ready(up)
+    first = await ray.workers(Phase.DECODE)
+    async with asking(ray):
+        async with planned(ray, folder) as asked, ray.node(cpus=1) as node:
+            asked.take(LONG_ANSWERS)
+            await ray.becomes(prefill=1, decode=2)
+            asked.take(LONG_PROMPTS)
+            await ray.becomes(prefill=1, decode=2, turned=1)
+            asked.take(LONG_ANSWERS)
+            await ray.becomes(prefill=1, decode=2)
+            there = await ray.workers(Phase.DECODE) - first
+            await node.is_lost()
+            await loses(ray, there)
+            async with ray.node(cpus=1):
+                await ray.becomes(prefill=1, decode=2)
+                asked.take(NOTHING)
+                await ray.becomes(prefill=1, decode=1)
+        (lost,) = await ray.workers(Phase.DECODE)
         (pid,) = naming(str(ray.logs / f"{lost}.json"))
         os.kill(pid, signal.SIGKILL)
-        answers = await asyncio.gather(*streams)
-    assert all(answer.matches(truth[q]) for q, answer in zip(questions, answers, strict=True)), answers
-    return lost
-
-
-async def test_what_dies_comes_back_and_the_planner_scales(up: Up) -> None:
-    """A killed worker's replica is replaced, pools take the planner's sizes; at the end nothing is left."""
-    ray = await becomes_ready(up)
-    before = await ray.workers(Phase.DECODE)
-    lost = await loses_a_worker_but_no_request(ray)
-    await ray.cluster.becomes(lambda state: lost not in {worker.worker_id for worker in state.workers})
-    await ray.becomes(prefill=1, decode=2)
-    assert len(await ray.workers(Phase.DECODE) - before) == 1
-
-    outcome = await ray.scales(prefill=2, decode=1)
-    assert outcome.done == ("local-prefill: 1 → 2", "local-decode: 2 → 1")
-    await ray.becomes(prefill=2, decode=1)
+        await loses(ray, [lost])
+        await ray.becomes(prefill=1, decode=1)
     await ray.target.close()
 
     members, ports = up.family(), up.ports()

@@ -25,7 +25,7 @@ CONNECT_TIMEOUT_S = 5.0
 """Longest wait for a first sign of life of a cluster that is named by host and port; seconds. Ray itself
 would try for minutes, and cannot be interrupted."""
 
-_LOCAL_ENVIRONMENT = {
+LOCAL_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Its name notwithstanding: whether Ray is to be reachable from other machines (ray_constants.py, 2.60).
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
@@ -77,7 +77,7 @@ def open_session(settings: RaySettings, *, cpus: float) -> Session:
     if address is not None:
         _check_listens(address)
     else:
-        os.environ.update(_LOCAL_ENVIRONMENT)
+        os.environ.update(LOCAL_ENVIRONMENT)
     import ray
     from ray.exceptions import RayError
 
