@@ -3,7 +3,8 @@
 Comes in: jobs. Goes out: ways. One late-bound queue, shortest prefill first, but for those whose time is
 about to run out (`baton_order`). Every worker may do both: decode workers fill up one after another
 (`baton_seats`), and one that decodes takes a prompt where the wait it saves is worth more than the requests
-it is expected to spoil (`baton_offers`). KV moves while prefill goes on, missing prefixes are fetched from
+it is expected to spoil (`baton_offers`). Prompts that fit one step share it where that is quicker for all
+(`baton_steps`). KV moves while prefill goes on, missing prefixes are fetched from
 whoever has them, the first token is shown just in time, and copies left behind by a handoff are evicted
 first.
 Simulated only as yet: KV that moves during prefill, fetched prefixes, eviction on request (docs/replay.md).
@@ -15,12 +16,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from services.domain.spoiling import LengthRecord
-from services.replay.policies.at_once import tie_break
 from services.replay.policies.baton_offers import Coming, Offer, StallPrices, make_offer, prompt_s
 from services.replay.policies.baton_order import QueueOrder
 from services.replay.policies.baton_seats import Given, Seats
+from services.replay.policies.baton_steps import NextSteps
 from services.replay.policies.options import PolicyOptions
-from services.replay.policy import FirstToken, Fleet, Mechanisms, Way, WorkerState
+from services.replay.policy import FirstToken, Fleet, Mechanisms, Way
 from services.replay.sequence import Job
 from services.router.learning.tail_account import TailAccount
 
@@ -82,14 +83,6 @@ class Baton:
         ones see that worker as busy for longer.
         """
         self._note_landings(now_s)
-        given, workers = self._given, range(self._fleet.worker_count)
-        free = {worker for worker in workers if not given[worker].prefilling}
-        if not free:
-            return ()
-        states = [self._fleet.state(worker) for worker in workers]
-        free_s = [self._free_s(worker, states[worker], now_s) for worker in workers]
-        # Those without sequences first: if one of them will do, nobody needs to look at what decodes.
-        order = sorted(workers, key=lambda w: states[w].decode_count + len(given[w].coming) > 0)
         prices = StallPrices(
             self._fleet,
             self._lengths,
@@ -98,38 +91,20 @@ class Baton:
             ttft_slo_s=self._options.ttft_slo_s,
             itl_slo_s=self._options.itl_slo_s,
         )
+        steps = NextSteps(self._fleet, self._given, prices, now_s, held_count=len(self._held))
         ways: list[tuple[Job, Way]] = []
+        if not steps.has_room():
+            return ways
         for job in sorted(self._held.values(), key=lambda job: (self._rank_s(job, now_s), job.index)):
-            if not free:
-                break
             offer = self._offer(job, now_s)
-            best: tuple[float, int, int] | None = None
-            for worker in order:
-                price_s = free_s[worker] - now_s + offer.prefill_s[worker]
-                if best is not None and price_s > best[0]:
-                    continue
-                if states[worker].decode_count or given[worker].coming:
-                    most_s = float("inf") if best is None else best[0] - price_s
-                    coming = given[worker].coming.values()
-                    price_s += prices.price_s(offer, worker, states[worker], coming, most_s)
-                rank = (price_s, tie_break(job, worker), worker)
-                if best is None or rank < best:
-                    best = rank
-            if best is None:
-                continue
-            worker = best[2]
-            free_s[worker] += offer.prefill_s[worker]
-            if worker in free:
-                free.remove(worker)
-                self._tail.stall(states[worker].decode_count * offer.steps(worker, self._fleet.timing))
-                ways.append((job, self._bind(offer, worker, free_s[worker])))
+            bid = steps.best(offer)
+            steps.take(offer, bid)
+            if bid.begins:
+                self._tail.stall(bid.long_gaps_count)
+                ways.append((job, self._bind(offer, bid.worker, bid.pack.end_s)))
+            if not steps.has_room():
+                break
         return ways
-
-    def _free_s(self, worker: int, state: WorkerState, now_s: float) -> float:
-        """Say when a worker can begin another prompt."""
-        given = self._given[worker]
-        at_s = now_s if state.step_end_s is None else max(now_s, state.step_end_s)
-        return max(at_s, given.prefill_end_s) if given.prefilling else at_s
 
     def _offer(self, job: Job, now_s: float) -> Offer:
         offer = make_offer(self._fleet, job, now_s, self._offers.get(job.index))

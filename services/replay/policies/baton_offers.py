@@ -34,10 +34,9 @@ class Offer:
     fetches: list[bool]
     """By worker: whether it fetches that prefix."""
 
-    def steps(self, worker: int, timing: EngineTiming) -> int:
-        """Count the steps in which a worker would compute the prompt."""
-        new_tokens = self.job.prompt_tokens - self.leading_blocks[worker] * timing.block_size_tokens
-        return max(1, -(-new_tokens // timing.step_tokens_max))
+    def new_tokens(self, worker: int, timing: EngineTiming) -> int:
+        """Count the tokens that a worker would compute, at least the last one."""
+        return max(1, self.job.prompt_tokens - self.leading_blocks[worker] * timing.block_size_tokens)
 
 
 def prompt_s(timing: EngineTiming, job: Job, leading_blocks: int) -> float:
@@ -111,23 +110,29 @@ class StallPrices:
         self._standings: dict[int, Sequence[Standing]] = {}
 
     def price_s(
-        self, offer: Offer, worker: int, state: WorkerState, coming: Iterable[Coming], most_s: float
+        self,
+        worker: int,
+        state: WorkerState,
+        coming: Iterable[Coming],
+        *,
+        stall_s: float,
+        steps: int,
+        most_s: float,
     ) -> float:
-        """Price a job on a worker.
+        """Price prompts that a worker computes together.
 
         Args:
-            offer: the job.
-            worker: who would compute its prompt.
+            worker: who.
             state: of that worker.
             coming: who is to decode there soon.
+            stall_s: what their prefill takes.
+            steps: in how many steps.
             most_s: once it is more, how much more does not matter.
 
         Returns:
             Seconds of TTFT of others that it costs, the worth of requests it spoils included.
         """
         timing, now_s, survival = self._fleet.timing, self._now_s, self._survival
-        stall_s = offer.prefill_s[worker]
-        steps = offer.steps(worker, timing)
         price_s = self._gap_s * state.decode_count * steps
         for one in coming:
             if one.at_s < now_s + stall_s:
