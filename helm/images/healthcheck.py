@@ -8,8 +8,8 @@ import urllib.error
 import urllib.request
 
 QUESTIONS = (
-    "http://127.0.0.1:8000/health/live",  # gateway
-    "http://127.0.0.1:9090/health/live",  # worker, router
+    "http://127.0.0.1:9090/health/live",  # worker, router, gateway with edge.metrics_port
+    "http://127.0.0.1:8000/health/live",  # gateway without, and without TLS
     "http://127.0.0.1:8222/healthz?js-enabled-only=true",  # NATS
 )
 TIMEOUT_S = 3.0

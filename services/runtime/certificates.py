@@ -1,6 +1,7 @@
 """What a listener shows and whom it trusts, from files that may be replaced at any time.
 
-Comes in: paths of PEM files, looked at before each handshake. Goes out: a `Credentials` value.
+Comes in: paths of PEM files, looked at before each handshake and each reading of metrics. Goes out: a
+`Credentials` value.
 Invariant: a value that goes out was checked, so that a handshake with it can succeed: its key is that of its
 certificate. Files that fail the check refuse the start; later they are told, and what was read before stays.
 Not here: who shows it (`services.link.transport` for gRPC, `services.gateway.edge.encryption`).
@@ -23,6 +24,8 @@ from services.domain.errors import ConfigurationInvalid
 from services.runtime.metrics import Meters
 
 log = logging.getLogger(__name__)
+
+RENEWALS = "baton_certificate_renewals_total"
 
 T = TypeVar("T")
 
@@ -92,6 +95,10 @@ class LiveCredentials:
         self._lock = threading.Lock()
         self._state = _state(files)
         self._current = self._taken(_read(files))
+        if meters is not None:
+            for outcome in ("taken", "refused"):  # a counter that begins at 1 shows no increase
+                meters.count(RENEWALS, 0.0, listener=listener, outcome=outcome)
+            meters.look_before_rendering(self.current)
 
     def current(self) -> Credentials:
         """Give what the files hold; the same object until they change to something that can be used."""
@@ -111,7 +118,7 @@ class LiveCredentials:
             log.error("%s: the certificate before it is kept: %s", self._listener, error)
             outcome = "refused"
         if self._meters is not None:
-            self._meters.count("baton_certificate_renewals_total", listener=self._listener, outcome=outcome)
+            self._meters.count(RENEWALS, listener=self._listener, outcome=outcome)
 
     def _taken(self, found: Credentials) -> Credentials:
         if self._meters is not None:

@@ -5,6 +5,7 @@ Invariant: a metric that is not in `TABLE` cannot be counted; label values come 
 (no request ids, no prompts). The only importer of `prometheus_client`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -232,6 +233,7 @@ class Meters:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
+        self._looks: list[Callable[[], object]] = []
         self._counters: dict[str, Counter] = {}
         self._gauges: dict[str, Gauge] = {}
         self._histograms: dict[str, Histogram] = {}
@@ -263,6 +265,12 @@ class Meters:
         histogram = self._histograms[name]
         (histogram.labels(**labels) if labels else histogram).observe(value)
 
+    def look_before_rendering(self, look: Callable[[], object]) -> None:
+        """Have something looked at whenever somebody reads the meters, in whatever thread that is."""
+        self._looks.append(look)
+
     def render(self) -> bytes:
         """Prometheus text of all meters."""
+        for look in self._looks:
+            look()
         return generate_latest(self._registry)

@@ -110,14 +110,14 @@ class Cluster:
             URL of the pod, at the port that the Service leads to.
         """
         (found,) = [m for m in self._manifests if m["kind"] == "Service" and m["metadata"]["name"] == name]
-        (target,) = [p["targetPort"] for p in found["spec"]["ports"] if p["name"] == port]
+        (led,) = [p for p in found["spec"]["ports"] if p["name"] == port]
         chosen = found["spec"]["selector"].items()
         pod = next(
             p for p in self.pods if chosen <= p.pod.template["metadata"]["labels"].items() and not p.leaving
         )
         pod.caller_count += 1
         try:
-            yield f"http://{pod.address}:{pod.port(target)}"
+            yield f"{led['appProtocol']}://{pod.address}:{pod.port(led['targetPort'])}"
         finally:
             pod.caller_count -= 1
 

@@ -5,6 +5,8 @@ import subprocess
 
 import pytest
 
+from services.gateway.edge.settings import EdgeSettings
+from services.runtime.probe import LIVE_PATH
 from tests.helm.chart import VALUES, pods, rendered
 from tests.helm.kubelet import MODEL_IN_IMAGE
 from tests.house.tree import ROOT
@@ -53,7 +55,7 @@ def test_images_hold_every_program_that_pods_start(name: str) -> None:
 
 
 def test_the_health_check_asks_where_programs_answer() -> None:
-    """Each question is a liveness probe of the chart, port and path."""
+    """Each question is a liveness probe of the chart, port and path, but for that of a gateway without it."""
     asked = set(re.findall(r"127\.0\.0\.1:(\S+)\"", (IMAGES / "healthcheck.py").read_text(encoding="utf-8")))
     probes = set()
     for pod in pods(rendered("production")):
@@ -62,7 +64,7 @@ def test_the_health_check_asks_where_programs_answer() -> None:
             if ports:
                 probe = container["livenessProbe"]["httpGet"]
                 probes.add(f"{ports[probe['port']]}{probe['path']}")
-    assert asked == probes
+    assert asked == probes | {f"{EdgeSettings().http_port}{LIVE_PATH}"}
 
 
 @pytest.mark.parametrize("script", sorted(path.name for path in IMAGES.glob("*.sh")))

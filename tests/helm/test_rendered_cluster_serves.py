@@ -1,6 +1,7 @@
 """The commands, arguments, environments and files of rendered manifests are run as they stand, and serve."""
 
 import asyncio
+import ssl
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ HARDENED: dict[str, Any] = {
     "nats": {"replicas": 3, "password": {"name": "baton-nats", "key": "password"}},
     "router": {"enabled": True},
     "tls": {
+        "edge": {"enabled": True, "secretName": "edge", "clientSecretName": "clients"},
         "links": {"enabled": True, "secretName": "links"},
         "nats": {"enabled": True, "secretName": "nats"},
     },
@@ -35,6 +37,9 @@ HARDENED: dict[str, Any] = {
 
 REPLACED = (("nats", 3), ("worker", 1), ("router", 1), ("gateway", 1))
 """How many pods of each part are replaced, one after another: of NATS all, as a rolling update does."""
+
+SILENT = "gives no answer"
+"""What a gateway logs of a standalone router that it cannot ask."""
 
 PROGRAMS: dict[str, type[msgspec.Struct]] = {
     "gateway": GatewayProcessSettings,
@@ -65,10 +70,13 @@ def test_programs_take_the_files_that_are_rendered_for_them(name: str, tmp_path:
     assert {"gateway", "worker"} <= checked
 
 
-async def _asks(cluster: Cluster, text: str) -> None:
+async def _asks(cluster: Cluster, text: str, trust: ssl.SSLContext) -> None:
     """Ask the gateways' Service one question; the first try must be answered."""
+    http = openai.DefaultAsyncHttpxClient(verify=trust)
     with cluster.service("baton-gateway", "http") as url:
-        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+        async with openai.AsyncOpenAI(
+            base_url=f"{url}/v1", api_key="none", max_retries=0, http_client=http
+        ) as client:
             answer = await client.chat.completions.create(
                 model="baton-tiny", messages=[{"role": "user", "content": text}], max_tokens=8, temperature=0
             )
@@ -76,23 +84,28 @@ async def _asks(cluster: Cluster, text: str) -> None:
     assert answer.usage.completion_tokens > 0
 
 
-async def _asks_until(cluster: Cluster, over: asyncio.Event) -> int:
+async def _asks_until(cluster: Cluster, over: asyncio.Event, trust: ssl.SSLContext) -> int:
     """Ask one question after another; returns how many were answered, all of them."""
     count = 0
     while not over.is_set():
-        await _asks(cluster, f"Question {count}: what is prefill? " * 20)
+        await _asks(cluster, f"Question {count}: what is prefill? " * 20, trust)
         count += 1
     return count
 
 
 @pytest.mark.timeout(300)  # nine starts of a Python process, on whatever machine this is
 async def test_hardened_values_serve_through_an_upgrade(tmp_path: Path) -> None:
-    """Three NATS servers with login, encryption; all of them and others replaced; all questions answered."""
+    """Three NATS servers with login, all encrypted; all and others replaced; all questions answered."""
     manifests = render(merged(merged(values_of("laptop"), SIMULATED), HARDENED))
-    servers = [pod.address for pod in Cluster(manifests, tmp_path, {}).of("nats")]
-    async with running(manifests, tmp_path, _secrets(tmp_path, servers)) as cluster:
+    authority, members = Authority(tmp_path, "authority"), Authority(tmp_path, "members")
+    secrets = _secrets(authority, members, Cluster(manifests, tmp_path, {}))
+    trust = ssl.create_default_context(cafile=str(authority.ca_file))
+    trust.load_cert_chain(*members.issue("client"))
+    async with running(manifests, tmp_path, secrets) as cluster:
+        await _asks(cluster, "Who decides?", trust)
+        assert not any(SILENT in pod.log() for pod in cluster.of("gateway")), "the router was not asked"
         over = asyncio.Event()
-        asking = asyncio.create_task(_asks_until(cluster, over))
+        asking = asyncio.create_task(_asks_until(cluster, over, trust))
         for component, count in REPLACED:
             for pod in cluster.of(component)[:count]:
                 await cluster.replace(pod)
@@ -101,8 +114,8 @@ async def test_hardened_values_serve_through_an_upgrade(tmp_path: Path) -> None:
         assert set((await cluster.stop()).values()) == {0}
 
 
-def _secrets(folder: Path, nats_hosts: list[str]) -> Secrets:
-    authority = Authority(folder, "authority")
+def _secrets(authority: Authority, members: Authority, cluster: Cluster) -> Secrets:
+    """What Secrets hold: pods are called by their addresses here, and so certificates name these."""
 
     def pair(name: str, *hosts: str) -> dict[str, str]:
         certificate, key = authority.issue(name, *hosts)
@@ -111,6 +124,8 @@ def _secrets(folder: Path, nats_hosts: list[str]) -> Secrets:
 
     return {
         "baton-nats": {"password": "a-password"},
+        "clients": {"ca.crt": members.ca_file.read_text(encoding="utf-8")},
+        "edge": pair("edge", *(pod.address for pod in cluster.of("gateway"))),
         "links": pair("links", "workers.baton.internal"),
-        "nats": pair("nats", *nats_hosts),
+        "nats": pair("nats", *(pod.address for pod in cluster.of("nats"))),
     }

@@ -183,8 +183,51 @@ def test_policies_can_be_left_to_others() -> None:
 
 
 def test_no_client_rule_lets_everybody_read_metrics() -> None:
-    """Gateways tell metrics on the port of their clients, so naming clients closes it to all others."""
+    """While nobody is named who may read metrics, naming clients closes those of gateways to all others."""
     named = [{"namespaceSelector": {"matchLabels": {"a": "1"}}}]
-    manifests = _rendered({"networkPolicy": {"clients": named}})
-    ingress = _one(manifests, "NetworkPolicy", "baton-gateway")["spec"]["ingress"]
-    assert [rule["from"] for rule in ingress] == [named]
+    watching = [{"namespaceSelector": {"matchLabels": {"b": "2"}}}]
+    for monitoring, allowed in (([], named), (watching, watching)):
+        manifests = _rendered({"networkPolicy": {"clients": named, "monitoring": monitoring}})
+        ingress = _one(manifests, "NetworkPolicy", "baton-gateway")["spec"]["ingress"]
+        assert [(rule["from"], [p["port"] for p in rule["ports"]]) for rule in ingress] == [
+            (named, [8000, 8001]),
+            (allowed, [9090]),
+        ]
+
+
+def test_certificates_of_the_edge_are_made_or_given() -> None:
+    """By an issuer and for names of its own; or Secrets: of the edge, and of who signs clients."""
+    made = {"enabled": True, "issuer": {"name": "public"}, "hosts": ["llm.example"]}
+    manifests = _rendered({"tls": {"issuer": {"name": "internal"}, "edge": made, "links": {"enabled": True}}})
+    issued = {m["metadata"]["name"]: m["spec"] for m in manifests if m["kind"] == "Certificate"}
+    assert {name: spec["issuerRef"]["name"] for name, spec in issued.items()} == {
+        "baton-edge": "public",
+        "baton-links": "internal",
+    }
+    assert issued["baton-edge"]["dnsNames"] == ["llm.example"]
+    given = {"enabled": True, "secretName": "mine", "clientSecretName": "theirs"}
+    manifests = _rendered({"tls": {"edge": given}})
+    assert "Certificate" not in {m["kind"] for m in manifests}
+    volumes = {v["name"]: v for v in _pod_spec(manifests, "Deployment/baton-gateway")["volumes"]}
+    assert volumes["edge-tls"]["secret"]["secretName"] == "mine"
+    assert volumes["clients"]["secret"]["items"] == [{"key": "ca.crt", "path": "ca.crt"}]
+
+
+def test_nothing_is_encrypted_for_those_who_watch() -> None:
+    """Probes, Prometheus and the planner find gateways at a port that clients outside do not reach."""
+    planner = {"enabled": True, "pools": [{"name": "prefill"}, {"name": "decode"}]}
+    manifests = _rendered({
+        "planner": planner,
+        "tls": {"edge": {"enabled": True, "secretName": "edge"}},
+        "monitoring": {"podMonitors": {"enabled": True}},
+    })  # fmt: skip
+    (container,) = _pod_spec(manifests, "Deployment/baton-gateway")["containers"]
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        assert container[probe]["httpGet"]["port"] == "metrics"
+    scraped = _one(manifests, "PodMonitor", "baton")["spec"]["podMetricsEndpoints"]
+    assert [endpoint["port"] for endpoint in scraped] == ["metrics"]
+    (pod,) = [p for p in pods(manifests) if p.owner == "Deployment/baton-planner"]
+    asked = json.loads(config_of(manifests, pod, SETTINGS)["planner.json"])["observe"]["urls"]
+    assert asked == ["http://baton-gateway-metrics:9090/metrics"]
+    led = _one(manifests, "Service", "baton-gateway")["spec"]["ports"]
+    assert [(port["name"], port["appProtocol"]) for port in led] == [("http", "https"), ("grpc", "https")]

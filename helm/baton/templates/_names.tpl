@@ -39,7 +39,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- $hop := index .root.Values.tls .hop -}}
 {{- if $hop.secretName -}}
 {{ $hop.secretName }}
-{{- else if .root.Values.tls.issuer -}}
+{{- else if $hop.issuer | default .root.Values.tls.issuer -}}
 {{ include "baton.fullname" .root }}-{{ .hop }}-tls
 {{- else -}}
 {{- fail (printf "tls.%s.secretName: name a Secret, or give tls.issuer for cert-manager" .hop) -}}

@@ -64,12 +64,18 @@ capabilities: {drop: [ALL]}
 {{- end }}
 {{- end -}}
 
-{{/* Files that a program reads, of: dict "root" $ "config" NAME "links" BOOL "models" BOOL "tmp" SIZE. */}}
+{{/* Files that a program reads, of: dict "root" $ "config" NAME "edge" BOOL "links" BOOL "models" BOOL "tmp" SIZE. */}}
 {{- define "baton.mounts" -}}
 - {name: tmp, mountPath: /tmp}
 - {name: config, mountPath: /etc/baton/settings, readOnly: true}
 {{- if .root.Values.tls.nats.enabled }}
 - {name: nats-tls, mountPath: /etc/baton/tls/nats, readOnly: true}
+{{- end }}
+{{- if and .edge .root.Values.tls.edge.enabled }}
+- {name: edge-tls, mountPath: /etc/baton/tls/edge, readOnly: true}
+{{- if .root.Values.tls.edge.clientSecretName }}
+- {name: clients, mountPath: /etc/baton/tls/clients, readOnly: true}
+{{- end }}
 {{- end }}
 {{- if and .links .root.Values.tls.links.enabled }}
 - {name: links-tls, mountPath: /etc/baton/tls/links, readOnly: true}
@@ -90,6 +96,14 @@ capabilities: {drop: [ALL]}
 {{- if .root.Values.tls.nats.enabled }}
 - name: nats-tls
   secret: {secretName: {{ include "baton.certificate" (dict "root" .root "hop" "nats") }}, defaultMode: 0440}
+{{- end }}
+{{- if and .edge .root.Values.tls.edge.enabled }}
+- name: edge-tls
+  secret: {secretName: {{ include "baton.certificate" (dict "root" .root "hop" "edge") }}, defaultMode: 0440}
+{{- with .root.Values.tls.edge.clientSecretName }}
+- name: clients
+  secret: {secretName: {{ . }}, items: [{key: ca.crt, path: ca.crt}], defaultMode: 0440}
+{{- end }}
 {{- end }}
 {{- if and .links .root.Values.tls.links.enabled }}
 - name: links-tls

@@ -8,6 +8,12 @@ cluster's shape. What only a pod knows, its name and address, is in its argument
 {{- range $i := until (int .Values.nats.replicas) }}{{ if $i }},{{ end }}{{ $name }}-{{ $i }}.{{ $name }}{{ end -}}
 {{- end -}}
 
+{{/* Names by which gateways are called inside the cluster. */}}
+{{- define "baton.gatewayHosts" -}}
+{{- $name := printf "%s-gateway" (include "baton.fullname" .) -}}
+{{ $name }},{{ $name }}.{{ .Release.Namespace }},{{ $name }}.{{ .Release.Namespace }}.svc
+{{- end -}}
+
 {{- define "baton.natsUrl" -}}
 {{- if not .Values.nats.enabled -}}
 {{ required "nats.url: needed when nats.enabled is false" .Values.nats.url }}
@@ -67,6 +73,20 @@ cluster's shape. What only a pod knows, its name and address, is in its argument
 {{- end -}}
 {{- end -}}
 
+{{- define "baton.edgeSettings" -}}
+{{- $edge := dict "host" "0.0.0.0" "http_port" 8000 "grpc_port" 8001 "metrics_port" 9090 -}}
+{{- if .Values.tls.edge.enabled -}}
+{{- $tls := dict
+  "certificate_file" "/etc/baton/tls/edge/tls.crt"
+  "key_file" "/etc/baton/tls/edge/tls.key" -}}
+{{- if .Values.tls.edge.clientSecretName -}}
+{{- $_ := set $tls "client_authority_file" "/etc/baton/tls/clients/ca.crt" -}}
+{{- end -}}
+{{- $_ := set $edge "tls" $tls -}}
+{{- end -}}
+{{- mergeOverwrite (deepCopy (.Values.settings.edge | default dict)) $edge | toJson -}}
+{{- end -}}
+
 {{- define "baton.gatewaySettings" -}}
 {{- $models := list -}}
 {{- range .Values.models -}}
@@ -75,7 +95,7 @@ cluster's shape. What only a pod knows, its name and address, is in its argument
 {{- $own := dict
   "models" $models
   "bus" (include "baton.busSettings" . | fromJson)
-  "edge" (mergeOverwrite (deepCopy (.Values.settings.edge | default dict)) (dict "host" "0.0.0.0" "http_port" 8000 "grpc_port" 8001))
+  "edge" (include "baton.edgeSettings" . | fromJson)
   "conductor" (mergeOverwrite (dict "drain_timeout_s" 60) (deepCopy (.Values.settings.conductor | default dict)))
   "router" (.Values.settings.router | default dict)
   "link" (omit (include "baton.linkSettings" . | fromJson) "host" "port")
@@ -127,7 +147,7 @@ cluster's shape. What only a pod knows, its name and address, is in its argument
 {{- else if gt (int .Values.gateway.replicas) 1 -}}
 {{- fail "planner.prometheusUrl: needed with several gateways, since a Service leads to any one of them" -}}
 {{- else -}}
-{{- $url := printf "http://%s-gateway:8000/metrics" (include "baton.fullname" .) -}}
+{{- $url := printf "http://%s-gateway-metrics:9090/metrics" (include "baton.fullname" .) -}}
 {{- $observe = dict "source" "gateways" "urls" (list $url) "bus" (include "baton.busSettings" . | fromJson) -}}
 {{- end -}}
 {{- $targets := dict "ttft_s" (dig "router" "ttft_target_s" 0.5 .Values.settings) "tpot_s" (dig "router" "tpot_target_s" 0.03 .Values.settings) -}}

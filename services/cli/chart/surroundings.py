@@ -14,13 +14,28 @@ class Certificates(ChartSection, frozen=True, kw_only=True):
     """A Secret with tls.crt, tls.key and ca.crt; empty has cert-manager make one."""
 
 
+class EdgeCertificates(Certificates, frozen=True, kw_only=True):
+    """Encryption towards clients."""
+
+    issuer: Object = {}
+    """Another issuer of cert-manager than `tls.issuer`."""
+    hosts: list[str] = []
+    """Names for which cert-manager makes the certificate; empty takes those of the gateways' Service."""
+    client_secret_name: str = ""
+    """A Secret with ca.crt, the authorities that sign clients; who has no certificate of theirs is refused.
+    Empty asks for none."""
+
+
 class Tls(ChartSection, frozen=True, kw_only=True):
-    """Encryption inside the cluster."""
+    """Encryption of all that listens, but for metrics and probes on port 9090."""
 
     issuer: Object = {}
     """Issuer of cert-manager: name, kind, group."""
+    edge: EdgeCertificates = EdgeCertificates()
+    """HTTP and gRPC of gateways, towards clients and the ingress."""
     links: Certificates = Certificates()
-    """Gateways and workers, mutual; a given certificate names `workers.baton.internal`."""
+    """Gateways with workers and with a standalone router, mutual; a given certificate names
+    `workers.baton.internal`."""
     nats: Certificates = Certificates()
     """Everybody towards NATS, and NATS servers among themselves."""
 

@@ -198,7 +198,8 @@ class Ingress(ChartSection, frozen=True, kw_only=True):
     tls_secret_name: str = ""
     """Certificate of that name; empty serves plain HTTP."""
     annotations: Texts = {}
-    """For the controller; switch response buffering off and set its timeouts above `edge.deadline_s_max`."""
+    """For the controller; switch response buffering off, set its timeouts above `edge.deadline_s_max`, and
+    with `tls.edge` tell it to speak HTTPS to gateways."""
 
 
 class HttpRoute(ChartSection, frozen=True, kw_only=True):
@@ -213,7 +214,7 @@ class HttpRoute(ChartSection, frozen=True, kw_only=True):
 
 
 class Gateway(Pods, frozen=True, kw_only=True):
-    """Gateways: HTTP on 8000, gRPC on 8001."""
+    """Gateways: HTTP on 8000, gRPC on 8001, metrics and probes on 9090."""
 
     replicas: Positive = 2
     """How many; with two, clients that retry lose nothing to one that ends."""
