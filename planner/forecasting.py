@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.climbing import Climb
-from planner.load import Array
+from planner.load import Array, Spread
 from planner.observation import Demand
 from planner.smoothing import METHODS_COUNT, PLAIN_COUNT, Smoothers
 
@@ -59,13 +59,13 @@ class Forecast:
         requests_per_s: rate.
         prefill_tokens_per_s: prompt tokens to compute.
         decode_tokens_per_s: output tokens.
-        spread_frac: standard error of the work of the role that is less sure, as a share of it.
+        spread: standard errors of the work of both roles, as shares of it.
     """
 
     requests_per_s: float
     prefill_tokens_per_s: float
     decode_tokens_per_s: float
-    spread_frac: float
+    spread: Spread
 
 
 class Forecaster:
@@ -120,7 +120,7 @@ class Forecaster:
             requests_per_s=float(values[0]),
             prefill_tokens_per_s=float(values[1]),
             decode_tokens_per_s=float(values[2]),
-            spread_frac=float(min(1.0, errors[1:].max())),
+            spread=Spread(prefill_frac=float(min(1.0, errors[1])), decode_frac=float(min(1.0, errors[2]))),
         )
 
     def _jumps(self, dt_s: float, window_s: float, values: Array, noise: Array) -> tuple[bool, bool]:

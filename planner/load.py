@@ -32,12 +32,32 @@ class Engine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """How sure a forecast is.
+
+    Attributes:
+        prefill_frac: standard error of the work of that role, as a share of it.
+        decode_frac: standard error of the work of that role, as a share of it.
+    """
+
+    prefill_frac: float = 0.0
+    decode_frac: float = 0.0
+
+    def within(self, other: "Spread") -> bool:
+        """Whether both roles are at least as sure as in another."""
+        return self.prefill_frac <= other.prefill_frac and self.decode_frac <= other.decode_frac
+
+
+SURE = Spread()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExpectedLoad:
     """Requests at one moment, as expected.
 
     Attributes:
         requests_per_s: arrivals expected.
-        spread_frac: standard error of that, as a share of it.
+        spread: how sure their work is.
         prompt_tokens: mean of a prompt.
         uncached_tokens: mean of what has to be computed of it.
         uncached_square_tokens: mean of the square of that, in tokens squared.
@@ -47,7 +67,7 @@ class ExpectedLoad:
     """
 
     requests_per_s: float
-    spread_frac: float = 0.0
+    spread: Spread = SURE
     prompt_tokens: float
     uncached_tokens: float
     uncached_square_tokens: float

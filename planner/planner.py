@@ -174,8 +174,8 @@ class Planner:
         allowed = self._budget.allowed_late_frac
         needs = self._hints[LATER] = self._needs(soon, allowed, self._hints[LATER])
         at_once = needs  # no more than later, where less is asked for now and that is as sure
-        if now.requests_per_s > later.requests_per_s or now.spread_frac > later.spread_frac:
-            present = soon.at_rate(now.requests_per_s, now.spread_frac)
+        if now.requests_per_s > later.requests_per_s or not now.spread.within(later.spread):
+            present = soon.at_rate(now.requests_per_s, now.spread)
             at_once = self._hints[NOW] = self._needs(present, allowed, self._hints[NOW])
         clearing = self._clearing(soon, observation.backlog, at_once)
         at_once = replace(at_once, prefill=at_once.prefill + math.ceil(clearing))
@@ -183,7 +183,7 @@ class Planner:
             now=at_once,
             later=needs,
             kept=self._keep(observation.at_s, at_once, needs),
-            late_of=lambda prefill, decode: soon.at_rate(now.requests_per_s, now.spread_frac).late_of(
+            late_of=lambda prefill, decode: soon.at_rate(now.requests_per_s, now.spread).late_of(
                 prefill - clearing, decode
             ),
             late_later_of=soon.late_of,

@@ -65,7 +65,7 @@ def load_of(forecast: Forecast, shape: Shape) -> ExpectedLoad:
     prompt = uncached + shape.cached_tokens
     return ExpectedLoad(
         requests_per_s=forecast.requests_per_s,
-        spread_frac=forecast.spread_frac,
+        spread=forecast.spread,
         prompt_tokens=prompt,
         uncached_tokens=uncached,
         uncached_square_tokens=shape.square * uncached * uncached,

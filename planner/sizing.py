@@ -21,7 +21,7 @@ from itertools import product
 import numpy as np
 
 from planner.decode_batch import decode_curve, late_decode, settle
-from planner.load import Array, Engine, ExpectedLoad, scenarios
+from planner.load import Array, Engine, ExpectedLoad, Spread, scenarios
 from planner.prefill_wait import alone_within_s, late_prefill, prefill_costs
 from services.domain.slo import Slo
 
@@ -81,25 +81,35 @@ class Sizing:
         """Targets, replaced where they are out of reach."""
         self.unreachable: tuple[str, ...] = ()
         """Sentences on targets that were replaced."""
-        self.expect(load.requests_per_s, load.spread_frac)
+        self.expect(load.requests_per_s, load.spread)
         self._reach_for(alone_within_s(engine, load, self._costs, 0.5), float(self._curve.step_s[1]))
 
-    def at_rate(self, requests_per_s: float, spread_frac: float) -> "Sizing":
-        """Size the same requests at another rate, known to another standard error."""
+    def at_rate(self, requests_per_s: float, spread: Spread) -> "Sizing":
+        """Size the same requests at another rate, known to other standard errors."""
         other = copy(self)
-        other.expect(requests_per_s, spread_frac)
+        other.expect(requests_per_s, spread)
         return other
 
-    def expect(self, requests_per_s: float, spread_frac: float) -> None:
-        """Take another rate, known to another standard error."""
-        self.load = replace(self.load, requests_per_s=requests_per_s, spread_frac=spread_frac)
-        self._rates, self._shares = scenarios(requests_per_s, spread_frac)
+    def expect(self, requests_per_s: float, spread: Spread) -> None:
+        """Take another rate, known to other standard errors.
+
+        The work of both roles grows and shrinks together, each as far as it is unsure: a scenario is one rate
+        of prompts and one of outputs.
+        """
+        self.load = replace(self.load, requests_per_s=requests_per_s, spread=spread)
+        both = spread.prefill_frac, spread.decode_frac
+        (self._prompts, self._outputs), (first, second) = zip(
+            *(scenarios(requests_per_s, frac) for frac in both), strict=True
+        )
+        self._shares = (first + second) / 2.0
         # Where prompts and decodes share workers they slow each other down, and what chance brings within the
         # life of a sequence has to be carried at once.
         life_s = max(1e-3, self._later_tokens * self.slo.tpot_s)
         square = self.load.uncached_square_tokens / max(1.0, self.load.uncached_tokens) ** 2
         chance = (square + self.load.dispersion - 1.0) / max(1e-9, requests_per_s * life_s)
-        self._shared_rates, _ = scenarios(requests_per_s, math.hypot(spread_frac, math.sqrt(chance)))
+        self._shared_prompts, self._shared_outputs = (
+            scenarios(requests_per_s, math.hypot(frac, math.sqrt(chance)))[0] for frac in both
+        )
 
     def late(self, prefill: Array, decode: Array) -> Array:
         """Share of requests that miss a target, at most.
@@ -114,10 +124,13 @@ class Sizing:
         slo, curve = self.slo, self._curve
         readers, writers = prefill[:, None], np.maximum(decode, 1e-9)[:, None]
         leans = self.load.requests_per_s * self._costs.full_s > readers
-        rates = np.where(leans, self._shared_rates, self._rates)
-        missing = np.minimum(np.maximum((rates * self._costs.full_s - readers) / writers, 0.0), BUSY_MAX_FRAC)
+        prompts = np.where(leans, self._shared_prompts, self._prompts)
+        outputs = np.where(leans, self._shared_outputs, self._outputs)
+        missing = np.minimum(
+            np.maximum((prompts * self._costs.full_s - readers) / writers, 0.0), BUSY_MAX_FRAC
+        )
         taken = missing if self._spills else np.zeros_like(missing)
-        state = settle(curve, rates * self._later_tokens / writers / (1.0 - taken))
+        state = settle(curve, outputs * self._later_tokens / writers / (1.0 - taken))
         spare = np.zeros_like(missing)
         if self._spills:
             own_s = self._costs.step_s + self._costs.marginal_s
@@ -125,7 +138,7 @@ class Sizing:
             spare = np.maximum(0.0, 1.0 - state.step_s / (LOCAL_PACE_FRAC * slo.tpot_s)) * (own_s <= room_s)
         late_prompts = late_prefill(
             self._costs,
-            rates,
+            prompts,
             readers + spare * decode[:, None],
             ttft_s=slo.ttft_s,
             dispersion=self.load.dispersion,

@@ -46,7 +46,8 @@ def why(
     rate = later.requests_per_s
     demand = (
         f"{now.requests_per_s:.3g} requests/s now, {rate:.3g} expected in {horizon_s:.0f} s, "
-        f"its work known to ± {later.spread_frac:.1%}"
+        f"its work known to ± {later.spread.prefill_frac:.1%} (prefill) and ± "
+        f"{later.spread.decode_frac:.1%} (decode)"
     )
     work = (
         f"that is work for {rate / sizing.prefill_rate():.2f} prefill and {rate / sizing.decode_rate():.2f} "

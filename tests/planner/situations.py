@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from planner.decision import Decision
-from planner.load import Engine, ExpectedLoad
+from planner.load import Engine, ExpectedLoad, Spread
 from planner.observation import Attainment, Backlog, Demand, Observation, PoolState
 from planner.planner import Planner
 from planner.settings import KindSettings, LimitSettings, PlannerSettings, RoleLimits, TargetSettings
@@ -37,7 +37,7 @@ def load(
     """A load of chat requests."""
     return ExpectedLoad(
         requests_per_s=requests_per_s,
-        spread_frac=spread_frac,
+        spread=Spread(prefill_frac=spread_frac, decode_frac=spread_frac),
         prompt_tokens=prompt_tokens,
         uncached_tokens=prompt_tokens,
         uncached_square_tokens=2.0 * prompt_tokens * prompt_tokens,

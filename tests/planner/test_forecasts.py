@@ -43,7 +43,7 @@ def followed(
         forecaster.fold(at_s, seen(rng.poisson(rate * LOOK_S) / LOOK_S if seed is not None else rate))
         ahead = forecaster.ahead(1)
         errors.append(ahead.requests_per_s / course(at_s + AHEAD_S) - 1.0)
-        announced.append(ahead.spread_frac)
+        announced.append(max(ahead.spread.prefill_frac, ahead.spread.decode_frac))
     return errors, announced
 
 
@@ -154,7 +154,8 @@ def test_forecasts_are_finite_and_not_negative(rates: list[float], steps: list[f
         for horizon in (0, 1):
             ahead = forecaster.ahead(horizon)
             assert 0.0 <= ahead.requests_per_s < 1e4
-            assert 0.0 <= ahead.spread_frac <= 1.0
+            assert 0.0 <= ahead.spread.prefill_frac <= 1.0
+            assert 0.0 <= ahead.spread.decode_frac <= 1.0
 
 
 def test_the_same_observations_make_the_same_forecast() -> None:

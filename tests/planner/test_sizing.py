@@ -2,6 +2,7 @@
 
 import heapq
 import math
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from planner.load import Spread
 from planner.settings import KindSettings
 from planner.sizing import Needs, Sizing
 from services.domain.slo import Slo
@@ -126,6 +128,27 @@ def test_a_target_out_of_reach_is_said_and_replaced_by_the_nearest(slo: Slo, wor
     assert word in sized.unreachable[0]
     found = sized.needs(allowed_late_frac=0.01)
     assert needs(40.0, slo=RELAXED).total <= found.total < 60
+
+
+@pytest.mark.parametrize("rate", [120.0, 250.0, 400.0])
+def test_each_role_pays_for_its_own_doubt_only(rate: float) -> None:
+    """Of prompts known badly and outputs known well, no decode worker more is planned; and the reverse."""
+    found = {
+        (prompts, outputs): Sizing(
+            engine(),
+            replace(load(rate), spread=Spread(prefill_frac=prompts, decode_frac=outputs)),
+            TIGHT,
+            spills=False,
+        ).needs(allowed_late_frac=0.01)
+        for prompts in (0.0, 0.4)
+        for outputs in (0.0, 0.4)
+    }
+    sure = found[0.0, 0.0]
+    assert found[0.4, 0.0].decode <= sure.decode + 1, "both share one allowance"
+    assert found[0.0, 0.4].prefill <= sure.prefill + 1
+    assert found[0.4, 0.0].prefill > sure.prefill
+    assert sure.total < found[0.4, 0.0].total < found[0.4, 0.4].total
+    assert sure.total <= found[0.0, 0.4].total < found[0.4, 0.4].total
 
 
 def test_memory_bounds_the_batch() -> None:
