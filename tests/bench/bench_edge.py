@@ -3,13 +3,16 @@
 Run it with `python -m tests.bench.bench_edge`. A server process answers over real sockets; this process
 loads it and reads the server's CPU time from the system, so that what the client costs is not counted.
 The first row is the yardstick of the same run: a health check, which is the bare cost of HTTP.
+`--tls` measures the first rows in the clear and then encrypted, with the same yardstick.
 """
 
 import asyncio
 import json
 import multiprocessing
 import os
+import ssl
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,10 +23,11 @@ import uvloop
 
 from services.gateway.edge.assets import ModelAssets
 from services.gateway.edge.server import EdgeServer
-from services.gateway.edge.settings import EdgeSettings
+from services.gateway.edge.settings import EdgeSettings, EdgeTls
 from services.gateway.port import ServedModel
 from services.gateway.rehearsal import Rehearsal, Script
 from services.runtime.metrics import Meters
+from tests.bus.certificates import Authority
 
 MODEL = "rehearsal"
 WEIGHTS = Path("services/tinymodel/weights")
@@ -31,6 +35,15 @@ WORDS = "The tortoise walked and walked, slowly but surely, while the hare lay a
 CONTEXT_TOKENS = 1 << 20
 END = b"0\r\n\r\n"
 """How a chunked answer ends."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """Where a server answers; `trust` where it is encrypted."""
+
+    port: int
+    pid: int
+    trust: ssl.SSLContext | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +81,7 @@ LOADS = (
 )
 
 
-async def serve(pipe: Connection) -> None:
+async def serve(pipe: Connection, tls: EdgeTls | None) -> None:
     """Serve until told to stop."""
     assets = ModelAssets.load(WEIGHTS)
     roomy = ModelAssets(
@@ -81,15 +94,15 @@ async def serve(pipe: Connection) -> None:
     )
     script = Script(token_ids=tuple(assets.tokenizer.encode(WORDS).ids))
     serving = Rehearsal(model=ServedModel(name=MODEL, context_tokens_max=CONTEXT_TOKENS), script=script)
-    edge = EdgeServer(EdgeSettings(http_port=0, grpc_port=0), serving, Meters(), {MODEL: roomy})
+    edge = EdgeServer(EdgeSettings(http_port=0, grpc_port=0, tls=tls), serving, Meters(), {MODEL: roomy})
     pipe.send((*(await edge.start()), os.getpid()))
     await asyncio.to_thread(pipe.recv)
     await edge.stop()
 
 
-def server_process(pipe: Connection) -> None:
+def server_process(pipe: Connection, tls: EdgeTls | None) -> None:
     """Run the server on the loop that a gateway should run on."""
-    uvloop.run(serve(pipe))
+    uvloop.run(serve(pipe, tls))
 
 
 def cpu_s(pid: int) -> float:
@@ -119,9 +132,9 @@ def request_of(load: Load, words_per_token: float) -> bytes:
     return (head + body).encode()
 
 
-async def ask(port: int, request: bytes, calls: int) -> float:
+async def ask(server: Server, request: bytes, calls: int) -> float:
     """Send requests one after another on one connection; give back the sum of their durations."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1 << 20, ssl=server.trust)
     began = time.perf_counter()
     for _ in range(calls):
         writer.write(request)
@@ -137,43 +150,60 @@ async def ask(port: int, request: bytes, calls: int) -> float:
     return time.perf_counter() - began
 
 
-async def measure(load: Load, port: int, pid: int, words_per_token: float) -> tuple[float, float, float]:
+async def measure(load: Load, server: Server, words_per_token: float) -> tuple[float, float, float]:
     """Give back CPU per call in ms, calls per second and mean duration of a call in ms."""
     request = request_of(load, words_per_token)
     per_connection = max(1, load.calls // load.connections)
     calls = per_connection * load.connections
-    before, began = cpu_s(pid), time.perf_counter()
-    took = await asyncio.gather(*(ask(port, request, per_connection) for _ in range(load.connections)))
+    before, began = cpu_s(server.pid), time.perf_counter()
+    took = await asyncio.gather(*(ask(server, request, per_connection) for _ in range(load.connections)))
     elapsed = time.perf_counter() - began
-    return (cpu_s(pid) - before) / calls * 1e3, calls / elapsed, sum(took) / calls * 1e3
+    return (cpu_s(server.pid) - before) / calls * 1e3, calls / elapsed, sum(took) / calls * 1e3
 
 
-async def load_all(loads: Sequence[Load], port: int, pid: int) -> None:
-    """Print one row per load; the second of two runs counts."""
+async def load_all(loads: Sequence[Load], server: Server, yardstick: float | None) -> float | None:
+    """Print one row per load; the second of two runs counts. Gives back the yardstick, CPU ms per call."""
     tokenizer = ModelAssets.load(WEIGHTS).tokenizer
     words_per_token = len((WORDS * 20).split()) / len(tokenizer.encode(WORDS * 20).ids)
     print(f"{'load':36} {'CPU ms/call':>12} {'calls/s':>9} {'mean ms':>9} {'x yardstick':>12}")
-    yardstick = None
     for load in loads:
-        await measure(load, port, pid, words_per_token)
-        cpu_ms, rate, mean_ms = await measure(load, port, pid, words_per_token)
+        await measure(load, server, words_per_token)
+        cpu_ms, rate, mean_ms = await measure(load, server, words_per_token)
         yardstick = yardstick or cpu_ms
         print(f"{load.name:36} {cpu_ms:12.3f} {rate:9.0f} {mean_ms:9.1f} {cpu_ms / yardstick:12.1f}")
+    return yardstick
 
 
-def main() -> int:
-    """Start the server, load it, stop it."""
+def load_server(
+    loads: Sequence[Load], tls: EdgeTls | None, trust: ssl.SSLContext | None, yardstick: float | None
+) -> float | None:
+    """Start a server, load it, stop it; gives back the yardstick."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=server_process, args=(theirs,))
+    process = context.Process(target=server_process, args=(theirs, tls))
     process.start()
     try:
         port, _, pid = ours.recv()
-        uvloop.run(load_all(LOADS, port, pid))
+        return uvloop.run(load_all(loads, Server(port=port, pid=pid, trust=trust), yardstick))
     finally:
         ours.send("stop")
         process.join(10)
         process.kill()
+
+
+def main() -> int:
+    """Measure in the clear, and encrypted too where that is asked for."""
+    if "--tls" not in sys.argv[1:]:
+        load_server(LOADS, None, None, None)
+        return 0
+    first = LOADS[:4]
+    yardstick = load_server(first, None, None, None)
+    with tempfile.TemporaryDirectory() as folder:
+        authority = Authority(Path(folder), "authority")
+        certificate, key = authority.issue("edge")
+        trust = ssl.create_default_context(cafile=str(authority.ca_file))
+        print("with TLS")
+        load_server(first, EdgeTls(certificate_file=certificate, key_file=key), trust, yardstick)
     return 0
 
 
