@@ -4,6 +4,8 @@ Comes in: demand, measured attainment, the size of the fleet and of its work. Go
 Invariant: advice changes no decision. Not here: decisions (`planner`).
 """
 
+from dataclasses import replace
+
 from planner.observation import Attainment, Demand
 from services.domain.slo import Slo
 
@@ -16,6 +18,33 @@ MOST_FRAC = 0.5
 """With more than so many requests in time the mean is fine and the tail is not."""
 REQUESTS_LEAST = 100
 """Shares of fewer requests say nothing."""
+
+
+class Lately:
+    """Shares of the last requests, over as many looks as it takes to have enough of them."""
+
+    def __init__(self) -> None:
+        """Begin without any request."""
+        self._known = Attainment()
+
+    def fold(self, seen: Attainment) -> Attainment:
+        """Take what a look saw; returns it with what came before, as far as it takes to tell anything."""
+        kept = min(self._known.request_count, REQUESTS_LEAST)
+        count = kept + seen.request_count
+
+        def both(old_frac: float, new_frac: float) -> float:
+            return (kept * old_frac + seen.request_count * new_frac) / count if count > 0 else new_frac
+
+        known = self._known
+        self._known = replace(
+            seen,
+            request_count=count,
+            ttft_frac=both(known.ttft_frac, seen.ttft_frac),
+            tpot_frac=both(known.tpot_frac, seen.tpot_frac),
+            ttft_possible_frac=both(known.ttft_possible_frac, seen.ttft_possible_frac),
+            tpot_possible_frac=both(known.tpot_possible_frac, seen.tpot_possible_frac),
+        )
+        return self._known
 
 
 def advise(
@@ -31,7 +60,7 @@ def advise(
 
     Args:
         demand: of the last window.
-        attainment: of the last window.
+        attainment: of the last requests.
         slo: the targets.
         attainment_frac: share of requests that is to meet both targets.
         work_workers: workers that the load would keep busy at their best pace.

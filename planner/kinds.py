@@ -57,6 +57,13 @@ def worths(kinds: Sequence[KindSettings], rates: Mapping[str, tuple[float, float
     )
 
 
+def plain_worths(kinds: Sequence[KindSettings]) -> Worths:
+    """Let every worker count for one, in workers of the cheapest kind."""
+    names = {kind.name: 1.0 for kind in kinds}
+    cheap = min(kinds, key=lambda kind: (kind.price_per_hour, kind.name)).name
+    return Worths(reference=cheap, by_phase={Phase.PREFILL: names, Phase.DECODE: names})
+
+
 @dataclass(slots=True, kw_only=True)
 class Purse:
     """What may still be ordered.

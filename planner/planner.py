@@ -9,11 +9,11 @@ decisions out.
 import math
 from dataclasses import replace
 
-from planner.advice import advise
+from planner.advice import Lately, advise
 from planner.arranging import Arrangement, Arranger, Wanted
 from planner.decision import Decision, PoolOrder
 from planner.forecasting import Forecast, Forecaster
-from planner.kinds import Worths, worths
+from planner.kinds import Worths, plain_worths, worths
 from planner.load import Engine, ExpectedLoad
 from planner.observation import Backlog, Demand, Observation
 from planner.settings import PlannerSettings
@@ -21,7 +21,6 @@ from planner.shaping import Shape, engine_of, load_of, shape_of
 from planner.sizing import NOTHING, Needs, Sizing
 from planner.stabilising import ErrorBudget, Keeping, RoleKeeping
 from planner.wording import headline, why
-from services.domain.worker import Phase
 
 NOW, LATER = 0, 1
 """Horizons of the forecaster."""
@@ -42,6 +41,7 @@ class Planner:
             factor_max=settings.budget_factor_max,
         )
         self._roles = RoleKeeping(settings.budget_memory_s)
+        self._lately = Lately()
         self._shape: Shape | None = None
         self._at_s: float | None = None
         self._hints = [NOTHING, NOTHING]
@@ -115,7 +115,7 @@ class Planner:
         needs = Needs(prefill=1, decode=1)
         return self._arranged(
             observation,
-            _plain_worths(self._settings),
+            plain_worths(self._settings.kinds),
             Wanted(
                 now=needs,
                 later=needs,
@@ -140,7 +140,7 @@ class Planner:
             said = "nothing is asked for: the last workers go; prompts wait in the queue and wake them"
         return self._arranged(
             observation,
-            _plain_worths(self._settings),
+            plain_worths(self._settings.kinds),
             Wanted(
                 now=NOTHING,
                 later=NOTHING,
@@ -209,7 +209,7 @@ class Planner:
             return decision
         advice = advise(
             demand=demand,
-            attainment=attainment,
+            attainment=self._lately.fold(attainment),
             slo=targets.slo,
             attainment_frac=targets.attainment_frac,
             work_workers=rate / soon.prefill_rate() + rate / soon.decode_rate(),
@@ -240,7 +240,7 @@ class Planner:
 
     def _worths(self, engines: dict[str, Engine], load: ExpectedLoad) -> Worths:
         if len(engines) == 1:
-            return _plain_worths(self._settings)
+            return plain_worths(self._settings.kinds)
         slo, rates = self._settings.targets.slo, {}
         for name, engine in engines.items():
             sizing = Sizing(engine, load, slo, spills=self._settings.spills)
@@ -291,10 +291,3 @@ class Planner:
 def _never_late(_prefill: float, _decode: float) -> float:
     """Share of late requests where there is none."""
     return 0.0
-
-
-def _plain_worths(settings: PlannerSettings) -> Worths:
-    """Every worker counts for one."""
-    names = {kind.name: 1.0 for kind in settings.kinds}
-    cheap = min(settings.kinds, key=lambda kind: (kind.price_per_hour, kind.name)).name
-    return Worths(reference=cheap, by_phase={Phase.PREFILL: names, Phase.DECODE: names})

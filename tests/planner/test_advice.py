@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from planner.advice import advise
+from planner.advice import Lately, advise
 from planner.observation import Attainment
 from planner.planner import Planner
 from tests.planner.situations import RELAXED, counts, demand, led, pools, settings
@@ -62,6 +62,18 @@ def test_what_no_number_of_workers_meets_is_said(possible: dict[str, float], wor
     )
     assert len(said) == bool(words)
     assert not words or (words in said[0] and "no number of workers" in said[0])
+
+
+def test_few_requests_a_look_tell_after_enough_looks() -> None:
+    """Shares of thirty requests say nothing; those of four such looks do, and what was longest ago fades."""
+    lately, seen = Lately(), Attainment(request_count=30, ttft_possible_frac=0.7)
+    known = [lately.fold(seen) for _ in range(4)]
+    assert [one.request_count for one in known] == [30, 60, 90, 120]
+    assert known[-1].ttft_possible_frac == pytest.approx(0.7)
+    for _ in range(40):
+        last = lately.fold(replace(seen, ttft_possible_frac=1.0))
+    assert last.ttft_possible_frac > 0.99
+    assert lately.fold(Attainment()).request_count == 100
 
 
 def test_advice_stands_beside_a_decision() -> None:
