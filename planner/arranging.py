@@ -111,10 +111,8 @@ class Arranger:
 
     def _flip(self, wanted: Wanted) -> None:
         """Change roles while too many requests are late and a change makes clearly fewer so."""
-        is_enough = (
-            self._stock.ready_worth(Phase.PREFILL) >= wanted.now.prefill
-            and self._stock.ready_worth(Phase.DECODE) >= wanted.now.decode
-        )
+        needs = {Phase.PREFILL: wanted.now.prefill, Phase.DECODE: wanted.now.decode}
+        is_enough = all(self._stock.ready_worth(phase) >= need for phase, need in needs.items())
         late = 0.0 if is_enough else self._late(wanted)
         self._keep_roles(wanted, late)
         while late > wanted.allowed_late_frac:
@@ -163,6 +161,7 @@ class Arranger:
     def _turn_to_minimum(self, wanted: Wanted) -> None:
         """Turn what one role does not need now to the other, where that is below its minimum."""
         needs = {Phase.PREFILL: wanted.now.prefill, Phase.DECODE: wanted.now.decode}
+        self._stock.settling.clear()  # a minimum is a limit: no turn before counts against it
         for key in tuple(self._stock.ready):
             phase, kind = key
             target = other_role(phase)

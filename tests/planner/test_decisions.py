@@ -248,6 +248,18 @@ def test_a_role_is_turned_over_before_anything_is_started() -> None:
     assert not without.decide(observation(300.0, 60.0, pools(1, 4))).flips
 
 
+def test_a_turn_is_taken_back_at_once_where_a_role_falls_below_its_minimum() -> None:
+    """A limit counts more than the turn before it; without one the turn is kept."""
+    for decode_min, sources in ((1, []), (2, [Phase.PREFILL])):
+        planner = Planner(planner_settings(spills=False, decode_min=decode_min))
+        led(planner, [60.0] * 30, pools(2, 2))
+        assert [flip.source for flip in planner.decide(observation(300.0, 60.0, pools(1, 4))).flips] == [
+            Phase.DECODE
+        ]
+        after = planner.decide(observation(310.0, 60.0, pools(3, 1)))
+        assert [flip.source for flip in after.flips] == sources
+
+
 def test_what_waits_beyond_the_target_is_cleared() -> None:
     """A backlog calls for prefill workers beyond the flow."""
     planner = Planner(planner_settings(spills=False))
