@@ -119,6 +119,11 @@ class GatewayClient:
             return InvalidRequest(
                 message=f"{self._url} is not trusted: {error}; name who signed it with --cacert"
             )
+        if isinstance(error, httpx.RemoteProtocolError | httpx.ReadError):
+            return InvalidRequest(
+                message=f"{self._url} hung up ({error}): a gateway with TLS does so on http:// and, where it "
+                "asks clients for a certificate, on those without (--cert)"
+            )
         return NotReady(
             message=f"no gateway answers at {self._url} ({error}); start one with `baton up`, "
             f"or name another with --url",
