@@ -8,9 +8,11 @@ Not here: who shows it (`services.link.transport` for gRPC, `services.gateway.ed
 """
 
 import logging
+import math
 import os
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,8 @@ from services.runtime.metrics import Meters
 log = logging.getLogger(__name__)
 
 RENEWALS = "baton_certificate_renewals_total"
+RETRY_S = 60.0
+"""Pause before refused files are tried again as they are: it may have been the reading that failed."""
 
 T = TypeVar("T")
 
@@ -78,13 +82,21 @@ class LiveCredentials:
     Sets `baton_certificate_expiry_timestamp_seconds` and counts `baton_certificate_renewals_total`.
     """
 
-    def __init__(self, files: CredentialFiles, *, listener: str, meters: Meters | None) -> None:
+    def __init__(
+        self,
+        files: CredentialFiles,
+        *,
+        listener: str,
+        meters: Meters | None,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Read the files for the first time.
 
         Args:
             files: to read and to watch.
             listener: who shows them, a label of metrics.
             meters: of this process.
+            now_s: clock; not the loop's, since handshakes of gRPC are in threads of its own.
 
         Raises:
             ConfigurationInvalid: a file cannot be read, is not what it should be, or two do not fit.
@@ -92,6 +104,8 @@ class LiveCredentials:
         self._files = files
         self._listener = listener
         self._meters = meters
+        self._now_s = now_s
+        self._retry_at_s = math.inf
         self._lock = threading.Lock()
         self._state = _state(files)
         self._current = self._taken(_read(files))
@@ -104,7 +118,7 @@ class LiveCredentials:
         """Give what the files hold; the same object until they change to something that can be used."""
         with self._lock:
             state = _state(self._files)
-            if state != self._state:
+            if state != self._state or self._now_s() >= self._retry_at_s:
                 self._state = state  # from before the reading: what changes meanwhile is read next time
                 self._renew()
             return self._current
@@ -113,10 +127,10 @@ class LiveCredentials:
         try:
             self._current = self._taken(_read(self._files))
             log.info("%s: new certificate read", self._listener)
-            outcome = "taken"
-        except ConfigurationInvalid as error:
+            outcome, self._retry_at_s = "taken", math.inf
+        except (ConfigurationInvalid, OSError) as error:
             log.error("%s: the certificate before it is kept: %s", self._listener, error)
-            outcome = "refused"
+            outcome, self._retry_at_s = "refused", self._now_s() + RETRY_S
         if self._meters is not None:
             self._meters.count(RENEWALS, listener=self._listener, outcome=outcome)
 

@@ -7,11 +7,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from services.domain.errors import ConfigurationInvalid
-from services.runtime.certificates import CredentialFiles, LiveCredentials, PemFile
+from services.runtime.certificates import RENEWALS, RETRY_S, CredentialFiles, LiveCredentials, PemFile
 from services.runtime.metrics import Meters
 from tests.bus.certificates import Authority, replace_files
 
-RENEWALS = "baton_certificate_renewals_total"
 EXPIRY = "baton_certificate_expiry_timestamp_seconds"
 
 
@@ -51,9 +50,8 @@ def test_a_renewal_is_taken_when_all_of_it_is_there(authority: Authority) -> Non
     assert told(meters, RENEWALS, 'listener="edge",outcome="refused"') == 1
     assert told(meters, RENEWALS, 'listener="edge",outcome="taken"') == 0
     replace_files(pair[1:], renewed[1:])
-    assert (
-        told(meters, RENEWALS, 'listener="edge",outcome="taken"') == 1
-    )  # links are open for months: reading metrics does
+    # Reading metrics is enough: links stay open for months without a handshake.
+    assert told(meters, RENEWALS, 'listener="edge",outcome="taken"') == 1
     second = live.current()
     assert second.chain == Path(renewed[0]).read_bytes()
     assert second.private_key == Path(renewed[1]).read_bytes()
@@ -90,6 +88,18 @@ def test_files_that_go_away_or_go_bad_are_outlived(authority: Authority) -> None
     assert told(meters, RENEWALS, 'listener="link",outcome="refused"') == 2
     authority.ca_file.write_bytes(authorities)
     assert live.current().authorities == authorities
+
+
+def test_what_was_refused_is_tried_again_later(authority: Authority) -> None:
+    """The reading itself may have failed; while files stay bad it is told now and then, and not each time."""
+    pair, meters, moments_s = authority.issue("first"), Meters(), [0.0]
+    files = files_of(pair, authority.ca_file)
+    live = LiveCredentials(files, listener="edge", meters=meters, now_s=lambda: moments_s[-1])
+    replace_files(pair[1:], authority.issue("other")[1:])
+    for moment_s in (0.0, RETRY_S - 1, RETRY_S, 2 * RETRY_S - 1, 2 * RETRY_S):
+        moments_s.append(moment_s)
+        live.current()
+    assert told(meters, RENEWALS, 'listener="edge",outcome="refused"') == 3
 
 
 @pytest.mark.parametrize(
