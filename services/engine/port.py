@@ -74,6 +74,19 @@ class Prefilled:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KvPulled:
+    """Transfers of KV into this engine that ended; what ran at the same time adds up.
+
+    Attributes:
+        moved_bytes: by all of them together.
+        moving_s: from the order to the end of each, summed.
+    """
+
+    moved_bytes: int
+    moving_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStep:
     """What one step of the engine brought."""
 
@@ -84,6 +97,8 @@ class EngineStep:
     """Of pulls that ended and whose ticket carried fingerprints of blocks that were pulled. Where one did
     not match, its job ends in `KvCorrupt` (or is computed here, if the engine is set so), nothing was
     computed from its blocks, and the engine has dropped its whole prefix cache."""
+    pulled: KvPulled | None = None
+    """None where nothing was pulled, or the engine cannot tell."""
     span: StepSpan | None = None
     """What was computed since the outputs before, by the model in `EngineInfo`, and how long it took; None
     where the engine cannot tell (it was idle in between, or a job was aborted)."""

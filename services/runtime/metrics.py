@@ -152,6 +152,16 @@ TABLE: tuple[Metric, ...] = (
     ),
     Metric(name="baton_handoff_bytes_total", kind=Kind.COUNTER, text="KV bytes offered in taken handoffs."),
     Metric(
+        name="baton_kv_pulled_bytes_total",
+        kind=Kind.COUNTER,
+        text="KV bytes that this engine pulled; over baton_kv_pulling_seconds_total, a transfer's speed.",
+    ),
+    Metric(
+        name="baton_kv_pulling_seconds_total",
+        kind=Kind.COUNTER,
+        text="Time that those transfers took; what ran at the same time adds up.",
+    ),
+    Metric(
         name="baton_kv_checks_total",
         kind=Kind.COUNTER,
         labels=("outcome",),

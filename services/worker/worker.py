@@ -189,6 +189,9 @@ class Worker:
             self._decode.step(step.deltas, stalled=step.span is not None and step.span.prefill_s > 0.0)
             if not self._warm.is_set() and any(d.request_id == WARM_UP and d.finish for d in step.deltas):
                 self._warm.set()
+        if step.pulled is not None:
+            self._meters.count("baton_kv_pulled_bytes_total", step.pulled.moved_bytes)
+            self._meters.count("baton_kv_pulling_seconds_total", step.pulled.moving_s)
         for checked in step.kv_checks:
             self._judge(checked)
 

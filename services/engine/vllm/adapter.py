@@ -29,7 +29,16 @@ from services.domain.integrity import KvChecked
 from services.domain.pace import StepSpan
 from services.domain.stream import Delta, FinishReason
 from services.domain.worker import WorkerLoad
-from services.engine.port import DecodeJob, EngineInfo, EngineStep, KvSink, Prefilled, PrefillJob, StepSink
+from services.engine.port import (
+    DecodeJob,
+    EngineInfo,
+    EngineStep,
+    KvPulled,
+    KvSink,
+    Prefilled,
+    PrefillJob,
+    StepSink,
+)
 from services.engine.vllm import environment
 from services.engine.vllm.jobs import RunningJob, read_check, read_output
 from services.engine.vllm.leases import KeptLease, LeaseBook
@@ -259,12 +268,14 @@ class VllmEngine:
             self._session = None
         await self._nursery.close()
 
-    def _take_step(self, outcomes: "list[Outcome]", checks: Mapping[str, bool]) -> None:
+    def _take_step(
+        self, outcomes: "list[Outcome]", checks: Mapping[str, bool], pulled: KvPulled | None
+    ) -> None:
         now_s = self._last_sign_s = self._now_s()
         assert self._facts is not None  # noqa: S101  # jobs are taken only after it is known
         if checks:
-            pulled = [r for r in self._jobs.values() if r.engine_request_id in checks]
-            found = (read_check(r, matched=checks[r.engine_request_id]) for r in pulled)
+            compared = [r for r in self._jobs.values() if r.engine_request_id in checks]
+            found = (read_check(r, matched=checks[r.engine_request_id]) for r in compared)
             self._kv_checks += [checked for checked in found if checked is not None]
         for running, output in outcomes:
             if running.ended:
@@ -289,7 +300,7 @@ class VllmEngine:
             if running.ended:
                 self._jobs.pop(running.request_id, None)
         self._span = self._meter.close(now_s, left=self._jobs.values())
-        self._flush()
+        self._flush(pulled)
 
     def _prefilled(
         self, running: RunningJob, first: Delta, params: object, facts: "SessionFacts"
@@ -332,8 +343,8 @@ class VllmEngine:
             self._finals.append(final)
         asyncio.get_running_loop().call_soon(self._flush)
 
-    def _flush(self) -> None:
-        if not (self._finals or self._kv_checks) or self._steps is None:
+    def _flush(self, pulled: KvPulled | None = None) -> None:
+        if not (self._finals or self._kv_checks or pulled) or self._steps is None:
             return
         finals, self._finals = self._finals, []
         checks, self._kv_checks = self._kv_checks, []
@@ -343,6 +354,7 @@ class VllmEngine:
                 deltas=tuple(f for f in finals if isinstance(f, Delta)),
                 prefilled=tuple(f for f in finals if isinstance(f, Prefilled)),
                 kv_checks=tuple(checks),
+                pulled=pulled,
                 span=span,
             )
         )

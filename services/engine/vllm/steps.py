@@ -1,9 +1,9 @@
 """One call per engine step: gathers what vLLM hands out request by request.
 
 Comes in: outputs, put by vLLM's output handler into one collector per request. Goes out: one list per
-engine step, and what comparing pulled blocks found in it. Invariant: nothing is merged, dropped or
-reordered; the list is handed on when vLLM calls the stat logger, which it does once after each step's outputs
-(vLLM 0.32 `AsyncLLM._run_output_handler`).
+engine step, what comparing pulled blocks found in it, what pulls moved. Invariant: nothing is merged, dropped
+or reordered; the list is handed on when vLLM calls the stat logger, which it does once after each step's
+outputs (vLLM 0.32 `AsyncLLM._run_output_handler`).
 Not here: what an output means (`jobs`).
 """
 
@@ -18,7 +18,9 @@ from vllm.v1.engine.output_processor import RequestOutputCollector
 from vllm.v1.metrics.loggers import StatLoggerBase
 from vllm.v1.metrics.stats import IterationStats, MultiModalCacheStats, SchedulerStats
 
+from services.engine.port import KvPulled
 from services.engine.vllm.jobs import RunningJob
+from services.engine.vllm.pulls import read_pulled
 from services.engine.vllm.settings import MATCHED_KEY, MISMATCHED_KEY
 
 Outcome = tuple[RunningJob, RequestOutput]
@@ -29,13 +31,13 @@ class StepGatherer:
     """Outputs since the last step boundary.
 
     Attributes:
-        on_step: takes the outputs of one engine step, in vLLM's order, and by engine request id whether
-            pulled blocks matched.
+        on_step: takes the outputs of one engine step, in vLLM's order, by engine request id whether pulled
+            blocks matched, and what pulls that ended moved.
         on_error: takes an engine failure as soon as vLLM tells it to a request.
         kv_usage_frac: share of the KV cache in use at the last step, in [0, 1].
     """
 
-    on_step: Callable[[list[Outcome], Mapping[str, bool]], None]
+    on_step: Callable[[list[Outcome], Mapping[str, bool], KvPulled | None], None]
     on_error: Callable[[Exception], None]
     kv_usage_frac: float = 0.0
     _gathered: list[Outcome] = field(default_factory=list)
@@ -60,9 +62,10 @@ class StepGatherer:
         if stats is not None:
             self.kv_usage_frac = stats.kv_cache_usage
         gathered, self._gathered = self._gathered, []
-        checks = read_checks(stats.kv_connector_stats) if stats is not None else {}
-        if gathered or checks:
-            self.on_step(gathered, checks)
+        told = None if stats is None else stats.kv_connector_stats
+        checks, pulled = read_checks(told), read_pulled(told)
+        if gathered or checks or pulled:
+            self.on_step(gathered, checks, pulled)
 
 
 def read_checks(statistics: Mapping[str, Any] | None) -> dict[str, bool]:
