@@ -12,7 +12,6 @@ from typing import assert_never
 
 import msgspec
 
-from planner.fleet import Fleet
 from planner.journal import Journal
 from planner.loop import Loop
 from planner.observation import PoolState
@@ -37,6 +36,7 @@ from planner.targets.ray_settings import RayServeSettings
 from planner.targets.turning import Turning
 from planner.turns import Home
 from services.bus import nats as nats_bus
+from services.bus.fleet import Fleet
 from services.bus.port import Bus
 from services.domain.errors import ServingError
 from services.runtime.clock import LoopClock

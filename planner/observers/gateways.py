@@ -13,12 +13,12 @@ import httpx
 
 from planner.counting import Growth, attainment, demand, together
 from planner.exposition import Reading, grown, read
-from planner.fleet import Fleet
 from planner.observation import Attainment, Backlog, PoolState
 from planner.process_settings import GatewaysSettings
 from planner.settings import KindSettings
 from planner.sight import ObservationFailed, Sight
 from planner.turns import role_of
+from services.bus.fleet import Fleet
 from services.bus.port import Bus
 from services.domain.errors import BusUnavailable
 from services.domain.slo import Slo

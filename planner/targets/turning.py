@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from planner.decision import Decision
-from planner.fleet import Fleet
 from planner.observation import PoolState
 from planner.stock import other_role
 from planner.targets.port import Outcome, Target
 from planner.turns import Acting, Home, acting, by_role, chosen, launched
+from services.bus.fleet import Fleet
 from services.bus.port import Bus
 from services.domain.ids import EngineEpoch, WorkerId
 from services.domain.worker import Phase, RoleOrder

@@ -13,14 +13,14 @@ import signal
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
-from services.bus.port import Bus, WorkerLeft, WorkerSeen
+from services.bus.fleet import Fleet
+from services.bus.port import Bus
 from services.cluster.plan import ProcessSpec, turned
 from services.cluster.processes import Child, Children
 from services.cluster.roster import Member, Roster, Standing
 from services.cluster.supervisor import Question, Supervisor
-from services.domain.errors import BusUnavailable
 from services.domain.ids import WorkerId
-from services.domain.worker import RoleOrder, WorkerStatus
+from services.domain.worker import RoleOrder
 from services.runtime.tasks import Nursery
 
 log = logging.getLogger(__name__)
@@ -30,8 +30,6 @@ ORDER_AGAIN_S = 0.5
 START_GRACE_S = 5.0
 """Longest wait for the end of a worker that never served: it has nothing to finish, and an engine that loads
 hears no signal."""
-WATCH_AGAIN_S = 1.0
-"""Before the fleet is watched again."""
 
 
 class Crew:
@@ -67,15 +65,15 @@ class Crew:
         self._drain_timeout_s = drain_timeout_s
         self._tell = tell
         self._tended: dict[str, _Tended] = {}
-        self._fleet: dict[WorkerId, WorkerStatus] = {}
+        self._fleet = Fleet(bus)
         self._turned = asyncio.Event()
         self._nursery = Nursery("crew")
-        self._nursery.start(self._follow(), "fleet")
         self._nursery.start(self._order(), "orders")
 
     async def close(self) -> None:
         """Stop following and ordering; processes are not touched. Idempotent."""
         await self._nursery.close()
+        await self._fleet.close()
 
     def adopt(self, member: Member, child: Child) -> None:
         """Take a worker that serves already."""
@@ -104,7 +102,7 @@ class Crew:
 
     def busy(self) -> Mapping[str, int]:
         """Count the sequences of each worker that announces itself."""
-        loads = {name: status.load for name, status in self._fleet.items()}
+        loads = {name: status.load for name, status in self._fleet.statuses.items()}
         return {name: load.running_count + load.waiting_count for name, load in loads.items()}
 
     def _tend(self, member: Member, child: Child, *, is_running: bool) -> None:
@@ -124,7 +122,7 @@ class Crew:
     async def _order(self) -> None:
         while True:
             for member in self._roster.members():
-                status = self._fleet.get(WorkerId(member.name))
+                status = self._fleet.statuses.get(WorkerId(member.name))
                 if status is not None and member.standing is Standing.READY and status.phases != member.role:
                     order = RoleOrder(worker_id=status.worker_id, epoch=status.epoch, phases=member.role)
                     await self._bus.order_role(order)
@@ -132,18 +130,6 @@ class Crew:
                 async with asyncio.timeout(ORDER_AGAIN_S):
                     await self._turned.wait()
             self._turned.clear()
-
-    async def _follow(self) -> None:
-        while True:
-            with suppress(BusUnavailable):
-                async with self._bus.watch_fleet() as changes:
-                    async for change in changes:
-                        match change:
-                            case WorkerSeen(status=status):
-                                self._fleet[status.worker_id] = status
-                            case WorkerLeft(worker_id=worker_id):
-                                self._fleet.pop(worker_id, None)
-            await asyncio.sleep(WATCH_AGAIN_S)
 
 
 async def _see_off(child: Child, patience_s: float) -> None:

@@ -26,7 +26,7 @@ PURE_ELSEWHERE = frozenset(
 
 # The shells: they do the I/O of their room and hold no decision.
 SHELLS: frozenset[str] = frozenset({
-    "planner/fleet.py", "planner/journal.py", "planner/loop.py", "planner/observers/gateways.py",
+    "planner/journal.py", "planner/loop.py", "planner/observers/gateways.py",
     "planner/observers/prometheus.py", "planner/process.py", "planner/process_settings.py",
     "planner/proof/command.py",
     "planner/targets/dry_run.py", "planner/targets/kubernetes/api.py",

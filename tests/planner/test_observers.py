@@ -6,12 +6,12 @@ import httpx
 import msgspec
 import pytest
 
-from planner.fleet import Fleet
 from planner.observers.gateways import GatewaysObserver
 from planner.observers.prometheus import PrometheusObserver
 from planner.process_settings import GatewaysSettings, PrometheusSettings
 from planner.settings import KindSettings
 from planner.sight import ObservationFailed
+from services.bus.fleet import Fleet
 from services.bus.memory import MemoryBroker, MemoryBus
 from services.domain.slo import Slo
 from services.domain.worker import Phase

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planner.decision import Decision, Flip
-from planner.fleet import Fleet
 from planner.observation import PoolState
 from planner.targets.turning import PATIENCE_S, Turning
 from planner.turns import Home, acting, by_role, chosen, launched
+from services.bus.fleet import Fleet
 from services.bus.memory import MemoryBroker, MemoryBus
 from services.domain.worker import Lifecycle, Phase, WorkerLoad, WorkerStatus
 from services.runtime.clock import LoopClock, run_virtual

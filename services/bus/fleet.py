@@ -1,7 +1,7 @@
-"""The fleet as workers announce themselves on the bus, for whoever in the planner needs it.
+"""The fleet as workers announce themselves on a bus, for whoever needs the last status and not each change.
 
 Comes in: a bus. Goes out: the last status of each worker. Invariant: who left, or was silent for its status'
-time to live, is not listed. Not here: what is made of it (`observers`, `targets`).
+time to live, is not listed. Not here: what is made of it (`planner`, `services.cluster`).
 """
 
 import asyncio
@@ -24,8 +24,8 @@ class Fleet:
         """Begin to follow."""
         self._bus = bus
         self._statuses: dict[WorkerId, WorkerStatus] = {}
-        self._nursery = Nursery("planner's fleet")
-        self._nursery.start(self._follow(), "fleet")
+        self._nursery = Nursery("fleet")
+        self._nursery.start(self._follow(), "watch")
 
     @property
     def statuses(self) -> Mapping[WorkerId, WorkerStatus]:
