@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from planner.decision import Decision, PoolOrder
-from planner.targets.port import Outcome
+from planner.targets.port import Outcome, TargetUnavailable
 from planner.targets.ray import RayServe
 from planner.targets.ray_settings import DeploymentSettings, RayServeSettings
 from services.domain.worker import Phase
@@ -90,8 +90,9 @@ class OnRay:
             async with asyncio.timeout(NEWS_S):
                 while seen != (sizes, roles):
                     await asyncio.sleep(POLL_S)
-                    ready = {pool.phase: pool.ready_count for pool in await self.target.pools()}
-                    seen = ready, {phase: len(await self.workers(phase)) for phase in Phase}
+                    with contextlib.suppress(TargetUnavailable):  # as after a node was lost, for some seconds
+                        ready = {pool.phase: pool.ready_count for pool in await self.target.pools()}
+                        seen = ready, {phase: len(await self.workers(phase)) for phase in Phase}
         except TimeoutError:
             raise AssertionError(f"{seen} did not become {(sizes, roles)}") from None
 
