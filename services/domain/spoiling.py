@@ -16,7 +16,7 @@ from math import exp
 
 TAIL_FRAC = 0.01
 """Share of gaps that may be long: targets are judged at the 99th percentile."""
-SPOILT_FRAC = 0.3
+SPOILT_FRAC = 0.4
 """Share of the TTFT target that keeping one more request within its own tail is worth. A choice: less of it
 gives shorter TTFT and more requests with a long gap, more of it the opposite."""
 LENGTHS_COUNT = 400

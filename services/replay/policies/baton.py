@@ -98,10 +98,10 @@ class Baton:
         for job in sorted(self._held.values(), key=lambda job: (self._rank_s(job, now_s), job.index)):
             offer = self._offer(job, now_s)
             bid = steps.best(offer)
-            steps.take(offer, bid)
+            steps.take(bid)
             if bid.begins:
                 self._tail.stall(bid.long_gaps_count)
-                ways.append((job, self._bind(offer, bid.worker, bid.pack.end_s)))
+                ways.append((job, self._bind(offer, bid.worker, bid.step.end_s)))
             if not steps.has_room():
                 break
         return ways
