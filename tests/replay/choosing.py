@@ -33,6 +33,7 @@ class StillFleet:
         self.worker_count = worker_count
         self.states = [replace(IDLE, free_blocks=timing.kv_blocks) for _ in range(worker_count)]
         self.cached: list[set[int]] = [set() for _ in range(worker_count)]
+        self.decoding: list[Sequence[Decoding]] = [() for _ in range(worker_count)]
 
     def state(self, worker: int) -> WorkerState:
         """Look at a worker."""
@@ -46,8 +47,8 @@ class StillFleet:
         return len(block_names)
 
     def decodes(self, worker: int) -> Sequence[Decoding]:
-        """None that a test would look at."""
-        return ()
+        """Look at who decodes there."""
+        return self.decoding[worker]
 
 
 def job(index: int, *names: int, tail_tokens: int = 0, arrival_s: float = 0.0) -> Job:

@@ -19,7 +19,7 @@ from services.domain.spoiling import LengthRecord
 from services.replay.policies.baton_offers import Coming, Offer, StallPrices, make_offer, prompt_s
 from services.replay.policies.baton_order import QueueOrder
 from services.replay.policies.baton_seats import Given, Seats
-from services.replay.policies.baton_steps import NextSteps
+from services.replay.policies.baton_steps import Bid, NextSteps
 from services.replay.policies.options import PolicyOptions
 from services.replay.policy import FirstToken, Fleet, Mechanisms, Way
 from services.replay.sequence import Job
@@ -101,7 +101,7 @@ class Baton:
             steps.take(bid)
             if bid.begins:
                 self._tail.stall(bid.long_gaps_count)
-                ways.append((job, self._bind(offer, bid.worker, bid.step.end_s)))
+                ways.append((job, self._bind(offer, bid)))
             if not steps.has_room():
                 break
         return ways
@@ -115,14 +115,16 @@ class Baton:
     def _rank_s(self, job: Job, now_s: float) -> float:
         return self._order.rank_s(self._shortest_s[job.index], now_s - job.arrival_s)
 
-    def _bind(self, offer: Offer, worker: int, end_s: float) -> Way:
-        job, given = offer.job, self._given[worker]
+    def _bind(self, offer: Offer, bid: Bid) -> Way:
+        job, worker = offer.job, bid.worker
+        given, fetches = self._given[worker], offer.fetches[worker]
         for kept in (self._held, self._offers, self._shortest_s):
             del kept[job.index]
         given.prefilling.add(job.index)
-        given.prefill_end_s = end_s
+        given.prompts_end_s, given.prefill_end_s = bid.step.prompts_end_s, bid.step.end_s
+        if fetches:
+            given.fetching = job.index
         self._bound[job.index] = (worker, None)
-        fetches = offer.fetches[worker]
         return Way(
             prefill=worker,
             fetch_from=offer.holder if fetches else None,
@@ -137,7 +139,7 @@ class Baton:
         worker = self._seats.choose(job, prefill, now_s)
         self._bound[job.index] = (prefill, worker)
         given = self._given[worker]
-        given.coming[job.index] = Coming(at_s=self._given[prefill].prefill_end_s, is_shown=False)
+        given.coming[job.index] = Coming(at_s=self._given[prefill].end_s(job.index), is_shown=False)
         given.coming_tokens += job.prompt_tokens
         return worker
 

@@ -32,12 +32,21 @@ class Given:
 
     prefilling: set[int] = field(default_factory=set)
     """Jobs whose prompts it computes."""
+    prompts_end_s: float = 0.0
+    """When those are computed that begin at once."""
     prefill_end_s: float = 0.0
+    """When all are, the one included whose prefix is fetched first."""
+    fetching: int | None = None
+    """That job."""
     coming: dict[int, Coming] = field(default_factory=dict)
     """Jobs bound to decode here that have not begun."""
     coming_tokens: int = 0
     leaving_s: dict[int, tuple[float, Job]] = field(default_factory=dict)
     """Of those, the ones whose KV is on its way: when it should be here."""
+
+    def end_s(self, index: int) -> float:
+        """Say when the prompt of a job here should be computed."""
+        return self.prefill_end_s if index == self.fetching else self.prompts_end_s
 
 
 class Seats:
@@ -94,11 +103,15 @@ class Seats:
             for w in fits
             if counts[w]
             and self._seat_s(w, states[w], job) <= limit_s
-            and self._wait_s(w, prefill, now_s) <= wait_max_s
+            and self._wait_s(w, job, prefill, now_s) <= wait_max_s
         ]
         if seats:
             return min(seats, key=lambda w: (-tokens[w], w))
-        if prefill in fits and not counts[prefill]:
+        if (
+            prefill in fits
+            and not counts[prefill]
+            and self._wait_s(prefill, job, prefill, now_s) <= wait_max_s
+        ):
             return prefill
         empty = [w for w in fits if not counts[w] and not given[w].prefilling]
         if empty:
@@ -106,7 +119,7 @@ class Seats:
         return min(
             fits or workers,
             key=lambda w: (
-                self._seat_s(w, states[w], job) + self._wait_s(w, prefill, now_s),
+                self._seat_s(w, states[w], job) + self._wait_s(w, job, prefill, now_s),
                 tie_break(job, w),
             ),
         )
@@ -137,9 +150,9 @@ class Seats:
             context_tokens=state.decode_context_tokens + given.coming_tokens + job.prompt_tokens,
         )
 
-    def _wait_s(self, worker: int, prefill: int, now_s: float) -> float:
+    def _wait_s(self, worker: int, job: Job, prefill: int, now_s: float) -> float:
         """Predict how much longer than the job's prompt a worker will be prefilling."""
         given = self._given[worker]
-        if worker == prefill or not given.prefilling:
+        if not given.prefilling:
             return 0.0
-        return max(0.0, given.prefill_end_s - max(self._given[prefill].prefill_end_s, now_s))
+        return max(0.0, given.prefill_end_s - max(self._given[prefill].end_s(job.index), now_s))
