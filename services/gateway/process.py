@@ -21,7 +21,7 @@ from services.router.placer import LocalPlacer
 from services.router.remote import RemotePlacer
 from services.router.router import Router
 from services.runtime.clock import LoopClock
-from services.runtime.lifecycle import StopSignal, die_with_parent
+from services.runtime.lifecycle import StopSignal, closing_in_time, die_with_parent
 from services.runtime.metrics import Meters
 from services.runtime.ports_file import write_ports
 from services.runtime.tasks import first_of
@@ -42,7 +42,7 @@ async def _run(settings: GatewayProcessSettings) -> int:
     stop = StopSignal()
     stop.install()
     try:
-        async with AsyncExitStack() as closing:
+        async with closing_in_time() as closing:
             await _serve(settings, stop, closing)
     except ServingError as error:
         log.error("%s: %s", error.code, error)
@@ -102,6 +102,8 @@ async def _drain(edge: EdgeServer, conductor: Conductor, stop: StopSignal, timeo
     forced = asyncio.ensure_future(stop.forced.wait())
     await first_of(draining, forced)
     forced.cancel()
+    if draining.done() and not all(await draining):
+        log.warning("calls were still open when the drain's %g s were over", timeout_s)
     if not draining.done():
         draining.cancel()
         await asyncio.gather(draining, return_exceptions=True)

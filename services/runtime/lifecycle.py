@@ -5,9 +5,17 @@ Comes in: SIGTERM and SIGINT. Goes out: an event to wait for. Not here: what dra
 
 import asyncio
 import ctypes
+import logging
 import os
 import signal
 import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+log = logging.getLogger(__name__)
+
+CLOSE_TIMEOUT_S = 10.0
+"""Longest wait for the parts of a process to end: within what the chart grants behind a drain."""
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -30,6 +38,28 @@ class StopSignal:
         if self.asked.is_set():
             self.forced.set()
         self.asked.set()
+
+
+@asynccontextmanager
+async def closing_in_time(timeout_s: float = CLOSE_TIMEOUT_S) -> AsyncIterator[AsyncExitStack]:
+    """Give a stack for what must be ended; at the end, wait for it no longer than that.
+
+    Each part is told to end, the last one first. One that does not is named in the log with the tasks that
+    are left, and given up: the process ends anyway.
+
+    Args:
+        timeout_s: for all parts together.
+    """
+    stack = AsyncExitStack()
+    try:
+        yield stack
+    finally:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await stack.aclose()
+        except TimeoutError:
+            left = [repr(task) for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+            log.warning("not all ended within %g s; left: %s", timeout_s, "; ".join(left) or "no task")
 
 
 def die_with_parent(parent_pid: int | None) -> None:

@@ -44,7 +44,7 @@ class Heard:
         """Step sink."""
         self.steps.append(step)
         self.kv_checks.extend(step.kv_checks)
-        if not step.deltas and not step.prefilled and not step.kv_checks:
+        if not (step.deltas or step.prefilled or step.kv_checks or step.pulled):
             self.violations.append("a step said nothing")
         named = [d.request_id for d in step.deltas] + [p.request_id for p in step.prefilled]
         if len(named) != len(set(named)):
