@@ -44,11 +44,11 @@ class StopSignal:
 async def closing_in_time(timeout_s: float = CLOSE_TIMEOUT_S) -> AsyncIterator[AsyncExitStack]:
     """Give a stack for what must be ended; at the end, wait for it no longer than that.
 
-    Each part is told to end, the last one first. One that does not is named in the log with the tasks that
-    are left, and given up: the process ends anyway.
+    Each part is told to end, the last one first. One that takes too long is cancelled, the others are told to
+    end all the same, and the log names the tasks that are left then.
 
     Args:
-        timeout_s: for all parts together.
+        timeout_s: for all parts up to the first that takes too long.
     """
     stack = AsyncExitStack()
     try:

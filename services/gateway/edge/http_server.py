@@ -2,8 +2,8 @@
 
 Comes in: an ASGI application. Goes out: served connections.
 Invariant: after `stop` no connection, no task of one and no socket is left, but for handshakes that have not
-ended: their timer ends those. No signal handler is
-touched: whoever runs the process owns its signals, which is why uvicorn's own `Server` is not used.
+ended: their timer ends those. No signal handler is touched: whoever runs the process owns its signals, which
+is why uvicorn's own `Server` is not used.
 """
 
 import asyncio
