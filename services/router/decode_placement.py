@@ -2,53 +2,27 @@
 
 Comes in: a query at the moment of the handoff, the fleet, now. Goes out: a placement with its reason and
 the candidates' numbers, or why there is none. Invariant: a function of its inputs, as `placement`.
-Not here: whether the ticket is still good (`services.domain.handoff`).
+Not here: prices (`services.router.pricing.decode_seats`), the words of the record
+(`services.router.pricing.decode_account`), whether the ticket is still good (`services.domain.handoff`).
 """
 
-from typing import NamedTuple
+from math import inf
 
-from services.domain.blocks import blocks_for
+import numpy as np
+
 from services.domain.errors import Rejected
-from services.domain.ids import WorkerId
-from services.domain.placement import DecodeCandidate, DecodePlacement, DecodeQuery
+from services.domain.placement import DecodeQuery
 from services.domain.worker import Phase
-from services.router.fleet.filters import Need
+from services.router.fleet.columns import Mask
 from services.router.fleet.fleet_view import FleetView
-from services.router.fleet.prices import preemption_s
-from services.router.fleet.worker_view import WorkerView, hash64
+from services.router.fleet.lineup import Sight
+from services.router.fleet.worker_view import hash64
+from services.router.pricing.decode_account import AccountedDecode, DecodeAccount
+from services.router.pricing.decode_seats import DecodeSeats, price_seats
 from services.router.pricing.refusal import Bar, Barred, refuse
-from services.router.pricing.sifting import sift, wait_for_room_s
-from services.router.pricing.way import tie
+from services.router.pricing.sifting import Closed, sift_decoders
+from services.router.pricing.way import first_place, spread
 from services.router.settings import RouterSettings
-
-FILLED_LATER = "another is filled up first, so that as many as possible are free to prefill"
-"""What is said of a worker that sequences do not go to as long as another soft-roled one has room."""
-
-
-class _Seat(NamedTuple):
-    """One worker with the sequence added; compares by its fields in order."""
-
-    cost_s: float
-    tie: int
-    worker_id: WorkerId
-    step_s: float
-    wait_s: float
-    kv_free_frac: float
-    running_count: int
-    context_tokens: int
-    busy_s: float
-    """Until the prompts that it has are computed."""
-    is_soft: bool
-    """Whether its worker could prefill instead."""
-
-    def candidate(self, excluded: str | None = None) -> DecodeCandidate:
-        return DecodeCandidate(
-            worker_id=self.worker_id,
-            step_s=self.step_s,
-            kv_free_frac=self.kv_free_frac,
-            cost_s=self.cost_s,
-            excluded=excluded,
-        )
 
 
 def place_decode(
@@ -58,13 +32,8 @@ def place_decode(
     settings: RouterSettings,
     now_s: float,
     step_limit_s: float | None = None,
-) -> DecodePlacement | Rejected:
+) -> AccountedDecode | Rejected:
     """Choose the worker on which the sequence, and those already there, lose least.
-
-    Cost is the predicted step with the sequence added, plus what that step exceeds the TPOT target by
-    for everybody in it, plus the time in which KV moves (none to who holds it), plus prompts that the worker
-    still has to prefill (they stall the sequence), plus the wait for memory, plus the expected price of being
-    preempted when memory runs out.
 
     Args:
         query: what is to be continued.
@@ -74,119 +43,115 @@ def place_decode(
         step_limit_s: up to which step soft-roled workers are filled, one after another, while workers that
             only decode are full; None where there are none.
     """
-    need = Need(
+    lineup = fleet.lineup(query.scope.model)
+    sight = lineup.sight()
+    part, first, seed = sight.decoders, sight.decoders.count, hash64(query.request_id)
+    closed = sift_decoders(
+        lineup,
         tokens=query.context_tokens + query.output_tokens_max,
-        avoid=frozenset(query.avoid_worker_ids),
+        avoid=query.avoid_worker_ids,
         now_s=fleet.aged_now_s(now_s),
         stale_after_s=settings.stale_after_s,
         compatibility=query.compatibility,
     )
-    able, excluded = sift(fleet.serving(query.scope.model, Phase.DECODE), need)
-    seed = hash64(query.request_id)
-    seats = sorted(_seat(view, query, settings.tpot_target_s, seed) for view in able)
-    in_time = [seat for seat in seats if seat.wait_s <= settings.wait_max_s]
-    spared: list[_Seat] = []
+    if not first or (closed is not None and np.count_nonzero(closed.mask) == first):
+        return _refused(query, fleet, settings, closed=closed)
+    holder = None if query.holder_id is None else lineup.place(query.holder_id, Phase.DECODE)
+    seats = price_seats(part, query, tpot_s=settings.tpot_target_s, holder=holder, bends=sight.bends)
+    late: Mask | None = None
+    in_time = None if closed is None else ~closed.mask
+    if seats.wait_s is not None:
+        late = seats.wait_s > settings.wait_max_s
+        in_time = ~late if in_time is None else in_time & ~late
+        if not np.count_nonzero(in_time):
+            waits_s = seats.wait_s if closed is None else np.where(closed.mask, inf, seats.wait_s)
+            least_s = float(waits_s.min())
+            return _refused(query, fleet, settings, closed=closed, wait_s=least_s)
+    taken = in_time
     if step_limit_s is not None:
-        in_time, spared = _gather(in_time, step_limit_s, query.holder_id)
-    late = [seat for seat in seats if seat.wait_s > settings.wait_max_s]
-    if not in_time:
-        return refuse(
-            query,
-            fleet=fleet,
-            settings=settings,
-            room_max_s=settings.wait_max_s,
-            barred=[
-                Barred(bar=Bar.LATE, wait_s=seat.wait_s, wait_max_s=settings.wait_max_s) for seat in late
-            ],
-            excluded=excluded,
-        )
-    room = settings.candidates_kept
-    kept = [seat.candidate() for seat in in_time[:room]]
-    kept += [
-        seat.candidate(f"its wait of {seat.wait_s:.1f} s is longer than {settings.wait_max_s:g} s")
-        for seat in late[: room - len(kept)]
-    ]
-    kept += [seat.candidate(FILLED_LATER) for seat in spared[: room - len(kept)]]
-    others = sorted((view.worker_id, why) for view, why in excluded)
-    kept += [DecodeCandidate(worker_id=w, excluded=why) for w, why in others[: room - len(kept)]]
-    return DecodePlacement(
-        request_id=query.request_id,
-        worker_id=in_time[0].worker_id,
-        reason=_reason(in_time, spared, query.holder_id),
-        candidates=tuple(kept),
+        taken = _gather(sight, seats, seed, among=in_time, limit_s=step_limit_s, holder=holder)
+    cost_s = seats.cost_s if taken is None else np.where(taken, seats.cost_s, inf)
+    account = DecodeAccount(
+        worker_ids=sight.worker_ids,
+        ties=spread(sight.seeds[:first], seed),
+        seats=seats,
+        taken=taken,
+        late=late,
+        closed=closed,
+        running_count=part.loads.running_count.copy(),
+        soft=sight.soft,
+        chosen=first_place(cost_s, sight.seeds[:first], seed),
+        holder_id=query.holder_id,
+        wait_max_s=settings.wait_max_s,
+        candidates_kept=settings.candidates_kept,
+    )
+    return AccountedDecode(query, account)
+
+
+def _refused(
+    query: DecodeQuery,
+    fleet: FleetView,
+    settings: RouterSettings,
+    *,
+    closed: Closed | None,
+    wait_s: float | None = None,
+) -> Rejected:
+    """Say why there is none: because of the least wait, or of what is said of each."""
+    barred = []
+    if wait_s is not None:
+        barred.append(Barred(bar=Bar.LATE, wait_s=wait_s, wait_max_s=settings.wait_max_s))
+    return refuse(
+        query,
+        fleet=fleet,
+        settings=settings,
+        room_max_s=settings.wait_max_s,
+        barred=barred,
+        excluded=[] if closed is None else [(view, why) for _, view, why in closed.reasons()],
     )
 
 
 def _gather(
-    seats: list[_Seat], step_limit_s: float, holder_id: WorkerId | None
-) -> tuple[list[_Seat], list[_Seat]]:
+    sight: Sight,
+    seats: DecodeSeats,
+    request_seed: int,
+    *,
+    among: Mask | None,
+    limit_s: float,
+    holder: int | None,
+) -> Mask | None:
     """Leave the emptier soft-roled workers free to prefill.
 
     Args:
-        seats: all, best first.
-        step_limit_s: up to which one is filled.
-        holder_id: who computed the prompt.
+        sight: the workers.
+        seats: what the sequence costs at each.
+        request_seed: hash of the request's id.
+        among: who may be chosen; None: all.
+        limit_s: up to which step one is filled.
+        holder: place of who computed the prompt; None where that one does not decode.
 
     Returns:
-        Seats to take, best first, and those left free.
+        Those to take; None: all.
     """
-    open_now = [seat for seat in seats if seat.wait_s == 0.0 and seat.step_s + seat.busy_s <= step_limit_s]
-    fixed = [seat for seat in open_now if not seat.is_soft]
-    busy = sorted((s for s in open_now if s.running_count), key=lambda s: (-s.context_tokens, s.tie))
-    empty = [seat for seat in open_now if not seat.running_count]
-    stays = [seat for seat in empty if seat.worker_id == holder_id]
-    taken = fixed or busy[:1] or stays or empty[:1] or seats
-    return taken, [seat for seat in seats if seat not in taken]
-
-
-def _seat(view: WorkerView, query: DecodeQuery, tpot_s: float, seed: int) -> _Seat:
-    performance, limits = view.status.performance, view.limits
-    running = view.running_count + 1
-    context = view.context_tokens + query.context_tokens
-    step_s = performance.decode_s(sequence_count=running, context_tokens=context)
-    free = view.free_blocks - blocks_for(query.context_tokens + 1, limits.block_size_tokens)
-    output_tokens = query.output_tokens_expected or query.output_tokens_max
-    wait_s = wait_for_room_s(view, tokens=query.context_tokens, output_tokens=output_tokens)
-    moved_s = 0.0
-    if view.worker_id != query.holder_id:
-        moved_s = performance.transfer_s(query.context_tokens * limits.kv_bytes_per_token)
-    preempted_s = preemption_s(
-        performance,
-        free_blocks=max(0, free),
-        block_size_tokens=limits.block_size_tokens,
-        running_count=running,
-        context_tokens=context,
-        output_tokens=output_tokens,
-        step_tokens_max=limits.step_tokens_max,
-    )
-    late_s = running * max(0.0, step_s - tpot_s)
-    return _Seat(
-        step_s + late_s + moved_s + view.backlog_s + wait_s + preempted_s,
-        tie(seed, view.tie_seed),
-        view.worker_id,
-        step_s,
-        wait_s,
-        max(0, free) / limits.kv_blocks,
-        view.running_count,
-        view.context_tokens,
-        view.backlog_s,
-        Phase.PREFILL in view.status.phases,
-    )
-
-
-def _reason(seats: list[_Seat], spared: list[_Seat], holder_id: WorkerId | None) -> str:
-    best = seats[0]
-    text = "nothing moves: " if best.worker_id == holder_id else ""
-    text += (
-        f"worker {best.worker_id} runs {best.running_count} requests; with this one its step takes "
-        f"{best.step_s * 1000:.3g} ms and {best.kv_free_frac:.0%} of its KV memory stays free"
-    )
-    if best.wait_s > 0:
-        text += f", after {best.wait_s:.2g} s until memory is free"
-    if len(seats) > 1:
-        text += f"; next best is {seats[1].worker_id} at a cost of {seats[1].cost_s * 1000:.3g} ms "
-        text += f"against {best.cost_s * 1000:.3g} ms"
-    free_count = sum(seat.is_soft and not seat.running_count for seat in spared)
-    if free_count:
-        text += f"; {free_count} others stay free to prefill"
-    return text
+    part = sight.decoders
+    loads, seeds = part.loads, sight.seeds[: part.count]
+    open_now: Mask = seats.step_s + loads.backlog_s <= limit_s
+    if seats.wait_s is not None:
+        open_now &= seats.wait_s == 0.0
+    if among is not None:
+        open_now &= among
+    if not np.count_nonzero(open_now):
+        return among
+    fixed: Mask = open_now & ~sight.soft
+    if np.count_nonzero(fixed):
+        return fixed
+    busy = open_now & (loads.running_count > 0.0)
+    if np.count_nonzero(busy):
+        emptiness = np.where(busy, -loads.context_tokens, inf)
+        chosen = first_place(emptiness, seeds, request_seed)
+    elif holder is not None and open_now[holder]:
+        chosen = holder
+    else:
+        chosen = first_place(np.where(open_now, seats.cost_s, inf), seeds, request_seed)
+    taken = np.zeros(part.count, dtype=bool)
+    taken[chosen] = True
+    return taken

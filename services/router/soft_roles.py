@@ -67,21 +67,25 @@ class SoftRoles:
 
     def step_limit_s(self, model: str, fleet: FleetView, now_s: float) -> float | None:
         """Say how long a step of a model's soft-roled workers may become; None where there are none."""
-        decoders = [view for view in fleet.serving(model, Phase.DECODE) if view.ready]
-        if not any(Phase.PREFILL in view.status.phases for view in decoders):
+        if not fleet.lineup(model).sight().has_soft:
             return None
         known = self._known(model)
         if known.found_s is None or now_s - known.found_s >= PERIOD_S:
-            prefillers = [view for view in fleet.serving(model, Phase.PREFILL) if view.ready]
+            known.found_s = now_s
+            self._find(model, known, fleet)
+        return known.limit_s
+
+    def _find(self, model: str, known: _Model, fleet: FleetView) -> None:
+        decoders = [view for view in fleet.serving(model, Phase.DECODE) if view.ready]
+        known.limit_s = known.wait_s = None
+        if any(Phase.PREFILL in view.status.phases for view in decoders):
             known.limit_s, known.wait_s = limit_of(
                 decoders,
-                prefillers,
+                [view for view in fleet.serving(model, Phase.PREFILL) if view.ready],
                 known.record.demand(),
                 self._settings,
                 wait_factor=known.waits.tail_factor,
             )
-            known.found_s = now_s
-        return known.limit_s
 
     def _known(self, model: str) -> _Model:
         if model not in self._models:

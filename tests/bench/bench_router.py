@@ -1,6 +1,6 @@
 """How long the router takes: one placement, one look-up, folding events and statuses; how a decision grows.
 
-Run it with `python -m tests.bench.bench_router`. It prints two tables. Machines differ, and a shared one
+Run it with `python -m tests.bench.bench_router`. It prints three tables. Machines differ, and a shared one
 differs from moment to moment, so each call is also compared with a yardstick measured just before it.
 """
 
@@ -14,6 +14,7 @@ from services.domain.blocks import BlockHash, BlocksRemoved, BlocksStored, KvEve
 from services.domain.ids import EngineEpoch, RequestId, WorkerId
 from services.domain.placement import Placement
 from services.domain.worker import WorkerLoad
+from services.router.decode_placement import place_decode
 from services.router.fleet.fleet_view import FleetView
 from services.router.placement import place
 from services.router.pricing.queue_load import QueueLoad
@@ -139,6 +140,24 @@ def grow(state: str, count: int) -> str:
     return "".join(cells)
 
 
+def grow_decode(state: str, count: int) -> str:
+    """Measure choices of who continues a prompt: p50 of CPU time, us and yardsticks."""
+    fleet, settings = fleet_in(state, count, random.Random(count)), RouterSettings()
+    step_limit_s = 0.015 if state == "soft" else None
+    took_us: list[float] = []
+    yardsticks: list[float] = []
+    for i in range(GROWTH_ROUNDS):
+        asked = decode_query(f"g{i}", context_tokens=PROMPT_TOKENS, holder="worker-2")
+        before = time.thread_time_ns()
+        count_to_a_thousand()
+        start = time.thread_time_ns()
+        place_decode(asked, fleet=fleet, settings=settings, now_s=0.0, step_limit_s=step_limit_s)
+        end = time.thread_time_ns()
+        took_us.append((end - start) / 1000)
+        yardsticks.append((end - start) / (start - before))
+    return f"{median(took_us):6.0f} /{median(yardsticks):5.1f}"
+
+
 def main() -> None:
     """Measure everything once."""
     rng = random.Random(7)
@@ -186,6 +205,10 @@ def main() -> None:
     for state in STATES:
         for count in GROWTH_WORKERS:
             print(f"{state:8}{count:8}" + grow(state, count), flush=True)
+    print("\nplace a decode, p50 in us / in yardsticks of the same moment")
+    for state in STATES:
+        for count in GROWTH_WORKERS:
+            print(f"{state:8}{count:8}" + grow_decode(state, count), flush=True)
 
 
 if __name__ == "__main__":

@@ -46,6 +46,8 @@ class Loads:
     """Not a number where the worker takes no new work: then no comparison with it holds."""
     sequence_count: Column
     running_count: Column
+    context_tokens: Column
+    """KV tokens of the sequences that decode."""
     waiting_count: Column
     """Sequences accepted that do not decode yet."""
     is_idle: Column
@@ -69,6 +71,7 @@ class Traits:
     """What stays while an engine lives; one number each when all workers of the model are equal."""
 
     block_size_tokens: Number
+    kv_blocks: Number
     step_tokens_max: Number
     holds_tokens_max: Number
     kv_bytes_per_token: Number
@@ -78,6 +81,8 @@ class Traits:
     prefill_square_s: Number
     full_step_s: Number
     """The shortest prefill step that uses its whole budget: without any token before it."""
+    decode_step_s: Number
+    decode_sequence_s: Number
     decode_first_s: Number
     """A decode step of one sequence, its context not counted."""
     decode_second_s: Number
@@ -102,6 +107,7 @@ def loads_of(view: WorkerView) -> tuple[float, ...]:
         view.seen_at_s if view.ready else np.nan,
         view.sequence_count,
         running_count,
+        view.context_tokens,
         view.sequence_count - running_count,
         not running_count,
         view.free_blocks,
@@ -120,6 +126,7 @@ def traits_of(limits: WorkerLimits, performance: PerformanceModel) -> tuple[floa
     p, budget = performance, limits.step_tokens_max
     return (
         limits.block_size_tokens,
+        limits.kv_blocks,
         budget,
         min(limits.context_tokens_max, limits.kv_blocks * limits.block_size_tokens),
         limits.kv_bytes_per_token,
@@ -128,6 +135,8 @@ def traits_of(limits: WorkerLimits, performance: PerformanceModel) -> tuple[floa
         p.prefill_attention_s,
         p.prefill_square_s,
         p.prefill_s((PrefillChunk(new_tokens=budget, context_tokens=0),)),
+        p.decode_step_s,
+        p.decode_sequence_s,
         p.decode_step_s + p.decode_sequence_s,
         p.decode_step_s + p.decode_sequence_s * 2,
         p.decode_context_token_s,

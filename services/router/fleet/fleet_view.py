@@ -57,7 +57,8 @@ class FleetView:
 
     def lineup(self, model: str) -> Lineup:
         """Workers of a model in columns, whatever their lifecycle."""
-        return self._lineups.get(model) or Lineup()
+        known = self._lineups.get(model)
+        return Lineup() if known is None else known
 
     def models(self) -> tuple[str, ...]:
         """Names of the models that some worker serves, ordered."""
@@ -149,7 +150,10 @@ class FleetView:
         for phase in status.phases:
             self._groups.setdefault((status.model, phase), {})[status.worker_id] = view
         if status.phases:
-            self._lineups.setdefault(status.model, Lineup()).fold(view)
+            lineup = self._lineups.get(status.model)
+            if lineup is None:
+                lineup = self._lineups[status.model] = Lineup()
+            lineup.fold(view)
 
     def _ungroup(self, view: WorkerView) -> None:
         for phase in view.status.phases:
@@ -169,12 +173,10 @@ class FleetView:
             self._put(view.status, view.seen_at_s, view)
 
     def _speed_of(self, status: WorkerStatus, held: WorkerView | None) -> int:
-        if (
-            held is not None
-            and held.status.limits == status.limits
-            and (held.status.performance == status.performance)
-        ):
-            return held.speed
+        if held is not None:
+            known = held.status
+            if known is status or (known.limits, known.performance) == (status.limits, status.performance):
+                return held.speed
         if len(self._speeds) > 2 * self._settings.workers_max:
             self._speeds.clear()  # numbers are never given twice, so those in use stay valid
         key = (status.performance, status.limits)

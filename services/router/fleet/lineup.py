@@ -48,10 +48,25 @@ class Sight:
     numbers_max: int
     layouts: tuple[tuple[Mask, Mask], ...]
     """For each KV layout which decoders and which prefillers have it; empty when all have the same."""
+    layout_names: tuple[str, ...]
+    """Of `layouts`, in their order; the one that all have where these are empty."""
+    soft: Mask
+    """Which decoders prefill too; shape [decoders]."""
+    has_soft: bool
+    """Whether any does."""
     bends: bool
     """Whether any performance model has a square of its own."""
     least_held_tokens: float
     """Length that every worker could hold; infinite without any."""
+
+    def reads(self, layout: str, phase: Phase) -> Mask | bool:
+        """Say which workers of a phase read KV of a layout."""
+        if layout not in self.layout_names:
+            return False
+        if not self.layouts:
+            return True
+        decoders, prefillers = self.layouts[self.layout_names.index(layout)]
+        return decoders if phase is Phase.DECODE else prefillers
 
 
 class Lineup:
@@ -181,6 +196,8 @@ class Lineup:
 
         everyone = part(begin, end, Fullest())
         traits = everyone.traits
+        prefill = self._ranks[Phase.PREFILL]
+        soft = [view.worker_id in prefill for view in reversed(self._views[Phase.DECODE])]
         return Sight(
             all=everyone,
             decoders=part(begin, middle, self._fullest[Phase.DECODE]),
@@ -190,6 +207,9 @@ class Lineup:
             numbers=self._numbers_at[begin:end],
             numbers_max=len(self._numbers) + len(self._numbers_free),
             layouts=self._layouts(),
+            layout_names=tuple(sorted({view.limits.compatibility for view in views})),
+            soft=np.array(soft, dtype=bool),
+            has_soft=any(soft),
             bends=bool(np.any(traits.prefill_square_s) or np.any(traits.decode_context_square_s)),
             least_held_tokens=min((view.holds_tokens_max for view in views), default=inf),
         )

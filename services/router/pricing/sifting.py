@@ -214,6 +214,54 @@ def sift_lineup(
     )
 
 
+def sift_decoders(
+    lineup: Lineup,
+    *,
+    tokens: int,
+    avoid: Collection[WorkerId],
+    now_s: float,
+    stale_after_s: float,
+    compatibility: str,
+) -> Closed | None:
+    """Find out who may continue a sequence.
+
+    Args:
+        lineup: workers of the model.
+        tokens: KV tokens that a worker would come to hold.
+        avoid: workers that failed the request before.
+        now_s: moment to which statuses have aged.
+        stale_after_s: age up to which a status is trusted.
+        compatibility: layout of its KV.
+
+    Returns:
+        Who may not; None where all may.
+    """
+    sight = lineup.sight()
+    readable = sight.layout_names == (compatibility,)
+    if readable and not avoid and tokens <= sight.least_held_tokens and lineup.fresh(now_s, stale_after_s):
+        return None
+    need = Need(
+        tokens=tokens,
+        avoid=frozenset(avoid),
+        now_s=now_s,
+        stale_after_s=stale_after_s,
+        compatibility=compatibility,
+    )
+    need = _trusting(lineup, sight.decoders, Phase.DECODE, need)
+    first = sight.decoders.count
+    mask = ~_mask(lineup, sight.decoders, Phase.DECODE, need)
+    if not np.count_nonzero(mask):
+        return None
+    return Closed(
+        mask=mask,
+        views=lineup.views()[:first],
+        decoder_count=first,
+        decode=need,
+        prefill=None,
+        queue_reachable=True,
+    )
+
+
 def _trusting(lineup: Lineup, part: Part, phase: Phase, need: Need) -> Need:
     """Trust old statuses when no younger one is left of those who could serve."""
     if part.count and not np.count_nonzero(_mask(lineup, part, phase, need)):
@@ -227,6 +275,8 @@ def _mask(lineup: Lineup, part: Part, phase: Phase, need: Need) -> Mask:
     """Ask all filters of all workers; shape [places of the part]."""
     able: Mask = need.now_s - part.loads.seen_at_s <= need.stale_after_s
     able &= part.traits.holds_tokens_max >= need.tokens
+    if need.compatibility is not None:
+        able &= lineup.sight().reads(need.compatibility, phase)
     first = lineup.sight().decoders.count if phase is Phase.PREFILL else 0
     for worker_id in need.avoid:
         place = lineup.place(worker_id, phase)
