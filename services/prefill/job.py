@@ -7,6 +7,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 from services.domain.ids import GatewayId, RequestId, TaskId
+from services.domain.performance import PrefillChunk
 from services.domain.task import ClaimedTask
 from services.engine.port import Prefilled
 
@@ -31,6 +32,12 @@ class Job:
     offered: Prefilled | None = None
     timer: asyncio.TimerHandle | None = None
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def chunk(self) -> PrefillChunk:
+        """What of its prompt is computed."""
+        cached_tokens = self.claimed.task.record.prompt_tokens - self.uncached_tokens
+        return PrefillChunk(new_tokens=self.uncached_tokens, context_tokens=cached_tokens)
 
     @property
     def task_id(self) -> TaskId:

@@ -126,8 +126,11 @@ def order(tasks: Sequence[QueuedTask], claimant: Claimant) -> Take | Drop | Leav
         patience = _patience(record, claimant, overlap, prefill_s, rivals)
         if patience.wait_s is None:
             continue
-        chunk_count = -(-(record.prompt_tokens - overlap) // claimant.step_tokens_max)
-        left_s = claimant.stalls.patience_s(queued, prefill_s=prefill_s, chunk_count=chunk_count)
+        new_tokens = max(1, record.prompt_tokens - overlap)
+        chunk_count = -(-new_tokens // claimant.step_tokens_max)
+        left_s = claimant.stalls.patience_s(
+            queued, prefill_s=prefill_s, chunk_count=chunk_count, new_tokens=new_tokens
+        )
         patience_s = left_s + patience.wait_s - queued.waited_s
         if patience_s > 0:
             retry_s = patience_s if retry_s is None else min(retry_s, patience_s)

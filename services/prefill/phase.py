@@ -24,10 +24,12 @@ from services.domain.errors import (
 from services.domain.handoff import Handoff, Ticket
 from services.domain.ids import GatewayId, RequestId, TaskId, WorkerId
 from services.domain.link import HandoffAnswer, HandoffOffer, TaskFailed, TaskStarted
+from services.domain.performance import PrefillChunk
 from services.domain.stream import Delta, FinishReason
 from services.domain.task import QueuedTask
 from services.engine.port import Engine, EngineInfo, Prefilled, PrefillJob
 from services.link.port import GatewayLink
+from services.prefill.claims import Claims
 from services.prefill.job import Job
 from services.prefill.ordering import Claimant, Drop, Leave, Take, order
 from services.prefill.orphans import orphans
@@ -47,10 +49,6 @@ LOOK_AGAIN_S_MIN = 0.0001
 
 CLAIM_RETRY_S = 0.1
 """Wait after a claim that the bus did not confirm: it may be away for long, and says so at once."""
-
-COMPLETE_TRIES = 30
-COMPLETE_RETRY_S = 1.0
-"""Completions tried, and the pause behind one that nobody confirmed: longer than NATS takes to come back."""
 
 
 class PrefillPhase:
@@ -75,6 +73,7 @@ class PrefillPhase:
         self._bus = bus
         self._settings = settings
         self._worker_id = worker_id
+        self._claims = Claims(bus, worker_id, clock, meters)
         self._links = links
         self._claimant = claimant
         self._clock = clock
@@ -85,6 +84,7 @@ class PrefillPhase:
         self._open.set()
         self._wake = asyncio.Event()
         self._nursery = Nursery("prefill")
+        self._stepped_s = clock.now_s()
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -138,14 +138,7 @@ class PrefillPhase:
             if await view.changed(LOOK_AGAIN_S):
                 self._wake.set()
             for task_id in orphans(view.tasks(), self._links.keys()):
-                await self._remove(task_id)
-
-    async def _remove(self, task_id: TaskId) -> None:
-        log.info("%s waits for a gateway that is gone, it leaves the queue", task_id)
-        try:
-            await self._bus.queue.cancel(task_id)
-        except BusUnavailable as error:
-            log.warning("removal of %s not confirmed: %s", task_id, error)
+                await self._claims.remove(task_id)
 
     async def _claim_while_room(self, view: QueueView) -> float:
         while self._open.is_set() and self._has_room():
@@ -177,28 +170,15 @@ class PrefillPhase:
             sequences_max=limits.sequences_max,
         )
 
-    async def _claim(self, queued: QueuedTask, overlap_tokens: int = 0) -> Job | None:
-        """Claim a task; None when another worker was first.
-
-        Raises:
-            BusUnavailable: nobody knows who has it.
-        """
-        claimed = await self._bus.queue.claim(queued, self._worker_id)
-        self._meters.count("baton_queue_claims_total", outcome="lost" if claimed is None else "won")
-        if claimed is None:
-            return None
-        uncached = max(1, queued.record.prompt_tokens - overlap_tokens)
-        return Job(claimed=claimed, started_s=self._clock.now_s(), uncached_tokens=uncached)
-
     async def _drop(self, queued: QueuedTask, deadline: DeadlineUnmeetable) -> None:
         """Take a hopeless task out of the queue and tell its gateway."""
-        job = await self._claim(queued)
+        job = await self._claims.claim(queued)
         if job is not None:
             self._fail(job, deadline)
 
     async def _take(self, taken: Take) -> None:
         """Claim a task and begin it."""
-        job = await self._claim(taken.queued, taken.overlap_tokens)
+        job = await self._claims.claim(taken.queued, taken.overlap_tokens)
         if job is None:
             return
         claimed, request = job.claimed, job.claimed.task.request
@@ -227,6 +207,18 @@ class PrefillPhase:
             ),
         )
         self._engine.submit(PrefillJob(request=request))
+
+    def stepped(self) -> None:
+        """The engine ended a step: what it was given until now is begun."""
+        self._stepped_s = self._clock.now_s()
+
+    def beginning(self) -> list[PrefillChunk]:
+        """List what begins with the engine's next step: claimed, and given to it during the one at work."""
+        return [
+            job.chunk
+            for job in self._jobs.values()
+            if job.offered is None and job.started_s >= self._stepped_s
+        ]
 
     def finished(self, result: Prefilled) -> None:
         """The engine ended a prefill job of this phase."""
@@ -306,14 +298,14 @@ class PrefillPhase:
                 self._engine.release(job.offered.ticket.ticket_id)
             elif outcome == "taken":
                 self._meters.count("baton_handoff_bytes_total", job.offered.ticket.kv_bytes)
-        self._later(self._complete(job), "complete")
+        self._later(self._claims.complete(job), "complete")
 
     def gateway_gone(self, gateway_id: GatewayId) -> None:
         """Nobody waits for these tasks any more; blocks on offer may be read, their leases run to the end."""
         for job in [j for j in self._jobs.values() if j.gateway_id == gateway_id]:
             if job.offered is None:
                 self._stop(job)
-                self._later(self._complete(job), "complete")
+                self._later(self._claims.complete(job), "complete")
             else:
                 self._close_job(job, outcome="unanswered", release=False)
 
@@ -328,7 +320,7 @@ class PrefillPhase:
         job = self._jobs.get(request_id)
         if job is not None:
             self._stop(job)
-            self._later(self._complete(job), "complete")
+            self._later(self._claims.complete(job), "complete")
 
     def _stop(self, job: Job) -> None:
         self._jobs.pop(job.request_id, None)
@@ -341,7 +333,7 @@ class PrefillPhase:
     def _fail(self, job: Job, error: ServingError) -> None:
         final = Delta(request_id=job.request_id, finish=FinishReason.ERROR, error=error)
         self._tell(job, TaskFailed(task_id=job.task_id, request_id=job.request_id, final=final))
-        self._later(self._complete(job), "complete")
+        self._later(self._claims.complete(job), "complete")
 
     def _tell(self, job: Job, message: TaskStarted | HandoffOffer | TaskFailed) -> bool:
         link = self._links.get(job.gateway_id)
@@ -354,34 +346,16 @@ class PrefillPhase:
                 await self._renew_one(job)
 
     async def _renew_one(self, job: Job) -> None:
-        async with job.writing:
-            if self._jobs.get(job.request_id) is not job:
-                return
-            try:
-                renewed = await self._bus.queue.renew(job.claimed)
-            except BusUnavailable:
-                return  # the claim may still hold; handing over a result twice has effect once
-            if renewed is not None:
-                job.claimed = renewed
-                return
-        if job.offered is None and self._jobs.get(job.request_id) is job:
+        holds = await self._claims.renew(job, is_held=lambda: self._has(job))
+        if not holds and job.offered is None and self._has(job):
             self._meters.count("baton_queue_claims_total", outcome="expired")
             self._stop(job)
+
+    def _has(self, job: Job) -> bool:
+        return self._jobs.get(job.request_id) is job
 
     def _later(self, work: Coroutine[None, None, None], name: str) -> None:
         try:
             self._nursery.start(work, name)
         except RuntimeError:
             log.debug("%s after close: the claim ends by itself", name)
-
-    async def _complete(self, job: Job) -> None:
-        """Take a task out of the queue: else it is computed again, or waits for its deadline."""
-        async with job.writing:
-            for _ in range(COMPLETE_TRIES):
-                try:
-                    await self._bus.queue.complete(job.claimed)
-                except BusUnavailable as error:
-                    log.warning("completion of %s not confirmed: %s", job.task_id, error)
-                    await asyncio.sleep(COMPLETE_RETRY_S)
-                else:
-                    return

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from services.domain.slo import Slo
 from services.domain.spoiling import SPOILT_FRAC, Decoding, spoilt_count
 from services.domain.task import QueuedTask
+from services.prefill.next_step import NextStep
 
 GAIN_LEAST_FRAC = 0.01
 """Share of the TPOT target that a step is taken to be shorter than that target at least."""
@@ -32,6 +33,7 @@ class Stalls:
         survival: Sequence[float],
         decode_step_s: float,
         has_free_peer: bool,
+        next_step: NextStep | None = None,
     ) -> None:
         """Price nothing yet.
 
@@ -40,38 +42,51 @@ class Stalls:
             survival: of lengths of outputs, as `LengthRecord` has it.
             decode_step_s: a step of theirs without a prompt.
             has_free_peer: whether another worker that may prefill decodes nothing.
+            next_step: what begins with the engine's next step anyway; None: nothing does.
         """
         self._decoding = decoding
         self._survival = survival
         self._decode_step_s = decode_step_s
         self._has_free_peer = has_free_peer
+        self._next_step = next_step
         self._prices_s: dict[tuple[Slo, int, int], float] = {}
 
-    def patience_s(self, queued: QueuedTask, *, prefill_s: float, chunk_count: int) -> float:
+    def patience_s(self, queued: QueuedTask, *, prefill_s: float, chunk_count: int, new_tokens: int) -> float:
         """Say for how long a task is left to others because of who decodes here, in s from its arrival.
 
         Args:
             queued: the task.
             prefill_s: what its prefill takes here.
             chunk_count: engine steps of its prefill.
+            new_tokens: that it computes here.
         """
         slo = queued.record.slo
         if not self._decoding or slo is None:
             return 0.0
-        notch = math.ceil(math.log(max(prefill_s, 1e-6)) / math.log(GRID))
-        key = (slo, chunk_count, notch)
-        if key not in self._prices_s:
-            self._prices_s[key] = self._price_s(slo, math.exp(notch * math.log(GRID)), chunk_count)
-        price_s = self._prices_s[key]
+        price_s = self._price_s(slo, prefill_s, chunk_count)
+        step = self._next_step
+        if step is not None and price_s and step.fits(new_tokens, decode_count=len(self._decoding)):
+            added_s = step.added_s(prefill_s=prefill_s, new_tokens=new_tokens)
+            paid_s = self._price_s(slo, step.prefill_s, step.steps_count)
+            whole_s = self._price_s(slo, step.prefill_s + added_s, step.steps_count)
+            price_s = min(price_s, whole_s - paid_s + step.prompts_count * added_s)
         if self._has_free_peer:
             return price_s
         return min(price_s, max(0.0, queued.record.ttft_target_s - prefill_s))
 
-    def _price_s(self, slo: Slo, stall_s: float, chunk_count: int) -> float:
+    def _price_s(self, slo: Slo, stall_s: float, steps_count: int) -> float:
+        """Price so many steps that take so long together."""
+        notch = math.ceil(math.log(max(stall_s, 1e-6)) / math.log(GRID))
+        key = (slo, steps_count, notch)
+        if key not in self._prices_s:
+            self._prices_s[key] = self._spoilt_s(slo, math.exp(notch * math.log(GRID)), steps_count)
+        return self._prices_s[key]
+
+    def _spoilt_s(self, slo: Slo, stall_s: float, steps_count: int) -> float:
         spoilt = spoilt_count(
             [one.standing(slo.tpot_s) for one in self._decoding],
             stall_s=stall_s,
-            stalls_count=chunk_count,
+            stalls_count=steps_count,
             gain_s=max(slo.tpot_s - self._decode_step_s, GAIN_LEAST_FRAC * slo.tpot_s),
             survival=self._survival,
             most=math.inf,

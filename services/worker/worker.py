@@ -22,6 +22,7 @@ from services.domain.performance import PerformanceModel
 from services.domain.worker import Lifecycle, Phase, RoleOrder, WorkerStatus
 from services.engine.port import DecodeJob, Engine, EngineInfo, EngineStep
 from services.link.port import GatewayLink, LinkServer
+from services.prefill.next_step import begin_with
 from services.prefill.ordering import Claimant
 from services.prefill.phase import PrefillPhase
 from services.prefill.stalling import Stalls
@@ -174,11 +175,17 @@ class Worker:
                 sequence_count=load.running_count, context_tokens=load.running_context_tokens
             ),
             has_free_peer=self._peers.has_free,
+            next_step=begin_with(
+                self._prefill.beginning(),
+                performance=performance,
+                step_tokens_max=self._info.limits.step_tokens_max,
+            ),
         )
 
     # -- engine ---------------------------------------------------------------------------------
 
     def _stepped(self, step: EngineStep) -> None:
+        self._prefill.stepped()
         for result in step.prefilled:
             self._prefill.finished(result)
         if any(isinstance(error, EngineFailed) for error in _errors(step)):

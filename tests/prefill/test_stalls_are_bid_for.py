@@ -6,9 +6,11 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.domain.performance import PrefillChunk
 from services.domain.slo import Slo
 from services.domain.spoiling import Decoding, LengthRecord
 from services.domain.task import QueuedTask
+from services.prefill.next_step import begin_with
 from services.prefill.ordering import Claimant, Leave, Take, order
 from services.prefill.stalling import Stalls
 from tests.prefill.test_order_of_claims import claimant, queued
@@ -25,10 +27,27 @@ def task(waited_s: float, *, tokens: int = 4000) -> QueuedTask:
     return replace(plain, record=replace(plain.record, slo=SLO))
 
 
-def busy(*decoding: Decoding, free_peer: bool = False) -> Claimant:
-    """A worker that decodes; outputs have the length that is believed before any has ended."""
-    stalls = Stalls(decoding, survival=LengthRecord().survival(), decode_step_s=0.01, has_free_peer=free_peer)
-    return replace(claimant(), stalls=stalls)
+def busy(*decoding: Decoding, free_peer: bool = False, begins: Sequence[int] = ()) -> Claimant:
+    """A worker that decodes; outputs have the length that is believed before any has ended.
+
+    Args:
+        decoding: what its sequences have behind them.
+        free_peer: whether another one decodes nothing.
+        begins: lengths of the prompts that it has claimed and its engine has not begun.
+    """
+    worker = claimant()
+    stalls = Stalls(
+        decoding,
+        survival=LengthRecord().survival(),
+        decode_step_s=0.01,
+        has_free_peer=free_peer,
+        next_step=begin_with(
+            (PrefillChunk(new_tokens=tokens, context_tokens=0) for tokens in begins),
+            performance=worker.performance,
+            step_tokens_max=worker.step_tokens_max,
+        ),
+    )
+    return replace(worker, stalls=stalls)
 
 
 def left_s(worker: Claimant, waited_s: float = 0.0, tokens: int = 4000) -> float:
@@ -83,18 +102,41 @@ def test_without_targets_nothing_is_priced() -> None:
     assert isinstance(order([queued("t")], busy(FRESH)), Take)
 
 
-@given(
-    st.lists(
-        st.builds(
-            Decoding,
-            written_tokens=st.integers(0, 3000),
-            stalls_count=st.integers(0, 20),
-            elapsed_s=st.floats(0, 30),
-        ),
-        max_size=8,
+def test_what_shares_a_stall_costs_little() -> None:
+    """Beside a prompt that begins anyway a short one only makes the stall longer."""
+    assert left_s(busy(FRESH, begins=[4000]), tokens=500) < 0.1 * left_s(busy(FRESH), tokens=500)
+
+
+def test_what_needs_a_step_more_is_a_stall_of_its_own() -> None:
+    """A step holds so many tokens, those of sequences that decode among them."""
+    alone_s = left_s(busy(FRESH))
+    assert left_s(busy(FRESH, begins=[4191])) < alone_s
+    assert left_s(busy(FRESH, begins=[4192])) == alone_s
+
+
+DECODING = st.lists(
+    st.builds(
+        Decoding,
+        written_tokens=st.integers(0, 3000),
+        stalls_count=st.integers(0, 20),
+        elapsed_s=st.floats(0, 30),
     ),
-    st.integers(100, 20_000),
+    max_size=8,
 )
+
+
+@given(DECODING, st.lists(st.integers(1, 9000), max_size=3), st.integers(1, 9000))
+def test_joining_is_never_dearer_than_a_stall_of_its_own(
+    decoding: Sequence[Decoding], begins: Sequence[int], tokens: int
+) -> None:
+    """It never costs less than nothing, and never less than a shorter one."""
+    worker = busy(*decoding, free_peer=True, begins=begins)
+    joined_s = left_s(worker, tokens=tokens)
+    assert 0.0 <= joined_s <= left_s(busy(*decoding, free_peer=True), tokens=tokens)
+    assert left_s(worker, tokens=tokens // 2 + 1) <= joined_s + 1e-9
+
+
+@given(DECODING, st.integers(100, 20_000))
 def test_a_longer_prompt_is_never_cheaper(decoding: Sequence[Decoding], tokens: int) -> None:
     """It stalls the same requests for longer, in at least as many steps."""
     shorter = left_s(busy(*decoding, free_peer=True), tokens=tokens)
