@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from planner.climbing import Climb
 from planner.load import Array, Spread
 from planner.observation import Demand
-from planner.smoothing import METHODS_COUNT, PLAIN_COUNT, Smoothers
+from planner.smoothing import CYCLES, METHODS_COUNT, PLAIN_COUNT, Smoothers
 
 MEMORY_HORIZONS = 40.0
 """Errors count for so many horizons: long enough to tell methods apart, short enough to follow the day."""
@@ -78,7 +78,7 @@ class Forecaster:
             horizons_s: how far ahead will be asked, ascending. A horizon within the window of an observation
                 is taken to its end: what lies within was partly seen already and cannot be judged.
         """
-        self._smoothers = Smoothers(SERIES)
+        self._smoothers = Smoothers(SERIES, look_s=horizons_s[0])
         self._judges = [_Judge(horizon_s) for horizon_s in horizons_s]
         self._above, self._below = np.zeros(SERIES), np.zeros(SERIES)
         self._climb = Climb(SERIES)
@@ -114,8 +114,21 @@ class Forecaster:
         judge = self._judges[horizon]
         best = judge.best(judge.expected)
         values = judge.expected[_EACH, best]
+        return self._forecast(judge, best, values, at_least=self._climb.at_least(judge.ahead_s))
+
+    def most_within(self, horizon: int) -> Forecast | None:
+        """Say what is expected at most until the horizon; None where no season tells what lies between."""
+        judge = self._judges[horizon]
+        best = judge.best(judge.expected)
+        between = self._smoothers.most_within(judge.ahead_s) if best[0] == CYCLES else None
+        if between is None:
+            return None
+        values = np.maximum(judge.expected[_EACH, best], between)
+        return self._forecast(judge, best, values, at_least=self._climb.at_least(judge.ahead_s))
+
+    def _forecast(self, judge: "_Judge", best: Places, values: Array, *, at_least: Array) -> Forecast:
         errors = judge.error(best) / np.maximum(values, 1e-9)
-        values = np.maximum(values, self._climb.at_least(judge.ahead_s))
+        values = np.maximum(values, at_least)
         return Forecast(
             requests_per_s=float(values[0]),
             prefill_tokens_per_s=float(values[1]),

@@ -22,7 +22,7 @@ from planner.sizing import NOTHING, Needs, Sizing
 from planner.stabilising import ErrorBudget, Keeping, RoleKeeping
 from planner.wording import headline, why
 
-NOW, LATER = 0, 1
+NOW, LATER, BETWEEN = 0, 1, 2
 """Horizons of the forecaster."""
 
 
@@ -44,7 +44,7 @@ class Planner:
         self._lately = Lately()
         self._shape: Shape | None = None
         self._at_s: float | None = None
-        self._hints = [NOTHING, NOTHING]
+        self._hints = [NOTHING, NOTHING, NOTHING]
         self._acted_s = -math.inf
         self._since_s: float | None = None
         self._seen_s = 0.0
@@ -129,7 +129,7 @@ class Planner:
         )
 
     def _rest(self, observation: Observation) -> Decision:
-        kept = self._keep(observation.at_s, NOTHING, NOTHING)
+        kept = self._keep(observation.at_s, NOTHING, NOTHING, None)
         least = self._settings.limits
         if not self._settings.may_sleep:
             prefill, decode = least.prefill.workers_min, least.decode.workers_min
@@ -182,7 +182,7 @@ class Planner:
         wanted = Wanted(
             now=at_once,
             later=needs,
-            kept=self._keep(observation.at_s, at_once, needs),
+            kept=self._keep(observation.at_s, at_once, needs, self._foreseen(soon, allowed)),
             late_of=lambda prefill, decode: soon.at_rate(now.requests_per_s, now.spread).late_of(
                 prefill - clearing, decode
             ),
@@ -247,14 +247,28 @@ class Planner:
             rates[name] = (sizing.prefill_rate(), sizing.decode_rate())
         return worths(self._settings.kinds, rates)
 
-    def _keep(self, at_s: float, now: Needs, later: Needs) -> tuple[int, int, int]:
+    def _foreseen(self, soon: Sizing, allowed: float) -> Needs | None:
+        """Size for the most that comes while a start takes; None where no season tells."""
+        most = self._forecaster.most_within(LATER)
+        if most is None:
+            return None
+        needs = self._needs(soon.at_rate(most.requests_per_s, most.spread), allowed, self._hints[BETWEEN])
+        self._hints[BETWEEN] = needs
+        return needs
+
+    def _keep(self, at_s: float, now: Needs, later: Needs, between: Needs | None) -> tuple[int, int, int]:
+        """Keep what was needed for as long as a start takes, or, where that is foreseen, what will be."""
         keep_s, keep_max_s = (
             self._start_s * times for times in (self._budget.overdrawn, self._settings.budget_factor_max)
         )
+        needed = [now, later]
+        if between is not None:
+            needed.append(between)
+            keep_s = 0.0
         wanted = (
-            max(now.total, later.total),
-            max(now.prefill, later.prefill),
-            max(now.decode, later.decode),
+            max(needs.total for needs in needed),
+            max(needs.prefill for needs in needed),
+            max(needs.decode for needs in needed),
         )
         total, prefill, decode = (
             keeping.fold(at_s, value, keep_s=keep_s, keep_max_s=keep_max_s)

@@ -13,7 +13,8 @@ of an observation after dt is 1 - exp(-dt / constant)):
 - linear trend (C. C. Holt, 1957), damped (Gardner and McKenzie, 1985): the trend dies out with the constant
   by which it was learned;
 - seasonal (P. R. Winters, 1960), multiplicative: the level of what is left when divided by the profile of the
-  season before, at the present level. Profiles are kept for a day and for a week.
+  season before, at the present level. Profiles are kept for a day and for a week;
+- cyclical: the same with a period found in the data (`cycles`).
 """
 
 import math
@@ -21,6 +22,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from planner.cycles import Cycles
 from planner.load import Array
 
 LEVELS_S = (0.0, 20.0, 45.0, 90.0, 180.0, 600.0, 1800.0)
@@ -41,19 +43,22 @@ INTERVALS_MAX = 256
 T = TypeVar("T")
 
 PLAIN_COUNT = len(LEVELS_S) + len(TRENDS_S)
-METHODS_COUNT = 2 * PLAIN_COUNT + len(SEASONS_S) * len(SEASON_LEVELS_S)
+METHODS_COUNT = 2 * PLAIN_COUNT + len(SEASONS_S) * len(SEASON_LEVELS_S) + 1
 """All methods without a season come twice: those that follow a jump at once, and those that do not believe in
 jumps. On a restless load the second kind is right."""
+CYCLES = METHODS_COUNT - 1
+"""Place of the season that was found."""
 
 
 class Smoothers:
     """All methods, side by side, for several series."""
 
-    def __init__(self, series_count: int) -> None:
+    def __init__(self, series_count: int, *, look_s: float) -> None:
         """Begin without any observation.
 
         Args:
             series_count: observed together.
+            look_s: usual time between two observations.
         """
         self._level_s = np.array([*LEVELS_S, *(level for level, _trend in TRENDS_S)] * 2)
         self._trend_s = np.array(([math.inf] * len(LEVELS_S) + [trend for _level, trend in TRENDS_S]) * 2)
@@ -62,6 +67,7 @@ class Smoothers:
         self._levels = np.zeros(shape)
         self._trends = np.zeros(shape)
         self._seasons = [Season(period_s, series_count) for period_s in SEASONS_S]
+        self._cycles = Cycles(look_s, series_count)
         self._at_s: float | None = None
         self._gains: dict[float, tuple[Array, Array, Array]] = {}
         self._reaches: dict[float, Array] = {}
@@ -86,6 +92,7 @@ class Smoothers:
             self._trends = self._trends * fade + trend_gain * error
         for season in self._seasons:
             season.fold(at_s, values)
+        self._cycles.fold(at_s, values)
         self._at_s = at_s
 
     def jump(self, values: Array) -> None:
@@ -96,12 +103,18 @@ class Smoothers:
     def ahead(self, after_s: float) -> Array:
         """Say what each method expects; shape [series, methods], >= 0, infinity where it does not know."""
         plain = np.maximum(0.0, self._levels + self._trends * self._reach(after_s))
-        return np.concatenate([plain, *(season.ahead(after_s) for season in self._seasons)], axis=1)
+        seasons = [season.ahead(after_s) for season in self._seasons]
+        return np.concatenate([plain, *seasons, self._cycles.ahead(after_s)[:, None]], axis=1)
+
+    def most_within(self, after_s: float) -> Array | None:
+        """Say what the season that was found has at most until then; shape [series]; None if none is sure."""
+        return self._cycles.most_within(after_s)
 
     def echo(self, window_s: float) -> Array:
         """Share of an observation's chance that is still in each method's forecast; shape [methods].
 
-        Of exponential smoothing: the window over twice the constant and the window. A trend doubles it.
+        Of exponential smoothing: the window over twice the constant and the window. A trend doubles it. Of
+        cycles: one of all.
         """
         known = self._echoes.get(window_s)
         if known is None:
@@ -109,7 +122,7 @@ class Smoothers:
             shares = window_s / (2.0 * constants + window_s)
             shares[: 2 * PLAIN_COUNT] *= np.where(self._has_trend, 2.0, 1.0)
             known = _kept(self._echoes, window_s, np.minimum(1.0, shares))
-        return known
+        return np.append(known, 1.0 / self._cycles.cycles_count)
 
     def _gain(self, dt: float) -> tuple[Array, Array, Array]:
         """Weights of an error in level and trend, and what is left of a trend."""

@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 
 from planner.forecasting import Forecaster
 from planner.observation import Demand
-from planner.smoothing import BINS_PER_DAY, Smoothers
+from planner.smoothing import BINS_PER_DAY, CYCLES, PLAIN_COUNT, Smoothers
 
 LOOK_S = 10.0
 AHEAD_S = 70.0
 HOUR_S = 3_600.0
 DAY_S = 86_400.0
+SEASONAL = slice(2 * PLAIN_COUNT, CYCLES)
+"""Methods with the season of a day or a week."""
 Course = Callable[[float], float]
 
 
@@ -119,25 +121,25 @@ def test_a_season_is_known_the_second_time() -> None:
         hour = (at_s % DAY_S) / HOUR_S
         return 10.0 + 30.0 / (1.0 + math.exp(-(hour - 8.0) * 40.0))
 
-    smoothers = Smoothers(1)
+    smoothers = Smoothers(1, look_s=60.0)
     for at_s in np.arange(0.0, DAY_S + 7.9 * HOUR_S, 60.0).tolist():
         smoothers.fold(at_s, np.array([course(at_s)]))
     ahead_s = 0.35 * HOUR_S
     expected, wanted = smoothers.ahead(ahead_s)[0], course(DAY_S + 7.9 * HOUR_S + ahead_s)
-    seasonal = expected[-4:][np.isfinite(expected[-4:])]
+    seasonal = expected[SEASONAL][np.isfinite(expected[SEASONAL])]
     assert len(seasonal) > 0, "the day before is known"
     assert np.abs(seasonal / wanted - 1.0).min() < 0.25
-    assert np.abs(expected[:-4] / wanted - 1.0).min() > 0.4, "no other method can know"
+    assert np.abs(expected[: SEASONAL.start] / wanted - 1.0).min() > 0.4, "no other method can know"
 
 
 def test_a_season_is_not_used_before_it_was_seen() -> None:
     """A method that knows nothing yet expects infinity, which nobody picks."""
-    smoothers = Smoothers(1)
+    smoothers = Smoothers(1, look_s=60.0)
     for at_s in np.arange(0.0, DAY_S / BINS_PER_DAY * 5, 60.0).tolist():
         smoothers.fold(at_s, np.array([7.0]))
     expected = smoothers.ahead(60.0)[0]
-    assert np.isinf(expected[-4:]).all()
-    assert np.isfinite(expected[:-4]).all()
+    assert np.isinf(expected[SEASONAL]).all()
+    assert np.isfinite(expected[: SEASONAL.start]).all()
 
 
 @given(

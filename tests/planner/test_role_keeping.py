@@ -93,7 +93,7 @@ def test_noise_turns_no_worker_to_and_fro(tpot_s: float, seed: int) -> None:
     """With a target out of reach both ways are as bad: whoever turned stays until that has shown."""
     seconds = 300
     done = turns(small(tpot_s), seed, seconds)
-    shown_s = 1.0 / (0.01 * REQUESTS_PER_S)
+    shown_s = 1.0 / (0.01 * 2.0 * REQUESTS_PER_S)  # the planner may expect up to twice the mean
     for (before_s, source), (after_s, other) in pairwise(done):
         assert source is other or after_s - before_s > shown_s
     assert len(done) <= 2 + math.log2(seconds / shown_s)
