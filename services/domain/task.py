@@ -32,15 +32,30 @@ class PrefixMark(NamedTuple):
     block_hash: BlockHash
 
 
+def mark_depths(blocks: int) -> range:
+    """Say behind how many leading blocks a prompt has its marks; the last block has one besides.
+
+    They are multiples of a power of two, so that marks of prompts of any two lengths meet, and prompts that
+    begin alike can be told by them.
+
+    Args:
+        blocks: of the prompt.
+    """
+    stride = 1
+    while blocks > stride * (PREFIX_MARKS_MAX - 1):
+        stride *= 2
+    return range(stride, blocks, stride)
+
+
 def mark_prefix(hashes: Sequence[BlockHash]) -> tuple[PrefixMark, ...]:
-    """Choose at most PREFIX_MARKS_MAX evenly spaced hashes of a chain, always with the last one.
+    """Choose at most PREFIX_MARKS_MAX evenly spaced hashes of a chain, and always the last one.
 
     Args:
         hashes: shape [blocks], a chain as `hash_blocks` gives it.
     """
-    count = len(hashes)
-    chosen = min(count, PREFIX_MARKS_MAX)
-    depths = [(i + 1) * count // chosen for i in range(chosen)]
+    if not hashes:
+        return ()
+    depths = (*mark_depths(len(hashes)), len(hashes))
     return tuple(PrefixMark(depth_blocks=d, block_hash=hashes[d - 1]) for d in depths)
 
 

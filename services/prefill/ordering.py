@@ -190,7 +190,7 @@ def _overlap_tokens(record: TaskRecord, claimant: Claimant) -> int:
 
 
 class _Patience(NamedTuple):
-    """How this worker stands to a task that another one was named for."""
+    """How this worker stands to a task that another one is better for."""
 
     wait_s: float | None
     """From the task's arrival, how long it leaves it to that one; None while that one is sure to come."""
@@ -203,24 +203,33 @@ def _patience(
 ) -> _Patience:
     """How long this worker leaves a task to a worker that is better for it.
 
-    The preferred worker holds a prefix that would save seconds here. While it is busy, this one takes the
-    task only when that is worth it: the task gains what is ahead of it there less what the prefix saves, and
-    each task that waits for this worker loses what the prefix would have saved. When the preferred one is not
-    busy it should have claimed; the task is left to it for as long as it would save. Among equals a hash of
-    task and worker decides who tries first, so that idle workers do not race for one task.
+    That one holds a prefix that would save seconds here, or computes it now: perhaps it is this worker
+    itself, which then ends that first. While it is busy, this one takes the task only when that is worth it:
+    the task gains what is ahead of it there less what the prefix saves, and each task that waits for this
+    worker loses what the prefix would have saved. When it is not busy it should have claimed; the task is
+    left to it for as long as it would save. Among equals a hash of task and worker decides who tries first,
+    so that idle workers do not race for one task.
     """
-    if record.preferred_worker_id == claimant.worker_id or claimant.peer_count <= 1:
-        return _Patience(0.0)
-    rank = 1 + _hash(f"{record.task_id}/{claimant.worker_id}") % claimant.peer_count
-    if record.preferred_overlap_blocks * claimant.block_size_tokens <= overlap_tokens:
-        return _Patience(rank * RACE_STEP_S)
-    saved_s = max(0.0, prefill_s - rivals.prefill_s(record))
-    ahead_s = rivals.ahead_s(record)
+    turn_s = _turn_s(record, claimant)
+    holder = rivals.holder(record)
+    if holder is None or holder.blocks * claimant.block_size_tokens <= overlap_tokens:
+        return _Patience(turn_s)
+    if not holder.computing if holder.worker_id == claimant.worker_id else claimant.peer_count <= 1:
+        return _Patience(turn_s)  # it lost what it held, or nobody else is there
+    saved_s = max(0.0, prefill_s - rivals.held_s(record, holder))
+    ahead_s = rivals.ahead_s(record, holder)
     if ahead_s is None:
-        return _Patience(saved_s + rank * RACE_STEP_S)
+        return _Patience(saved_s + turn_s)
     if ahead_s - saved_s <= saved_s * rivals.waiting_count / claimant.peer_count:
         return _Patience(None, fits=False)
-    return _Patience(rank * RACE_STEP_S, fits=False)
+    return _Patience(turn_s, fits=False)
+
+
+def _turn_s(record: TaskRecord, claimant: Claimant) -> float:
+    """Say when a worker tries for a task that it may take as well as others."""
+    if record.preferred_worker_id == claimant.worker_id or claimant.peer_count <= 1:
+        return 0.0
+    return (1 + _hash(f"{record.task_id}/{claimant.worker_id}") % claimant.peer_count) * RACE_STEP_S
 
 
 def _hash(text: str) -> int:

@@ -17,15 +17,18 @@ class Tally:
 
     clock: Clock
     prompt_count: int
+    late_frac_max: float = LATE_FRAC_MAX
     served_count: int = 0
     open: dict[int, Prompt] = field(default_factory=dict)
     late: set[int] = field(default_factory=set)
     ttfts_s: list[float] = field(default_factory=list)
+    shares: list[float] = field(default_factory=list)
+    """Of each prompt served: its TTFT as a share of what it may be."""
 
     @property
     def late_max(self) -> int:
         """Prompts that may be late."""
-        return int(self.prompt_count * LATE_FRAC_MAX)
+        return int(self.prompt_count * self.late_frac_max)
 
     @property
     def met(self) -> bool:
@@ -41,6 +44,7 @@ class Tally:
         del self.open[prompt.index]
         self.served_count += 1
         self.ttfts_s.append(now_s - prompt.arrival_s)
+        self.shares.append((now_s - prompt.arrival_s) / prompt.late_s)
         if now_s - prompt.arrival_s > prompt.late_s:
             self._miss(prompt)
         if self.served_count == self.prompt_count:

@@ -1,12 +1,13 @@
-"""A task is left to the worker that holds its prefix while that one is worth waiting for, and no longer."""
+"""A task is left to the worker that holds or computes its prefix while it is worth waiting for, no longer."""
 
 from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.domain.blocks import BlockHash
 from services.domain.ids import WorkerId
-from services.domain.task import Claim, QueuedTask
+from services.domain.task import PREFIX_MARKS_MAX, Claim, QueuedTask, mark_prefix
 from services.prefill.ordering import OVERDUE_S, Leave, Take, order
 from services.prefill.room import has_room
 from tests.prefill.test_order_of_claims import claimant, queued
@@ -78,3 +79,59 @@ def test_room_ends_with_a_step_of_work_or_of_sequences(tokens: list[int], budget
         claimed.append(one)
     assert len(claimed) <= most
     assert sum(claimed[:-1]) < budget or not claimed
+
+
+def alike(task: QueuedTask, *, blocks: int, kind: int = 1) -> QueuedTask:
+    """Give a prompt the marks of one that begins with so many blocks of a kind, and goes on by itself."""
+    own = 10**6 * int.from_bytes(task.record.task_id.encode()[:4], "little")
+    count = task.record.prompt_tokens // 16
+    hashes = [BlockHash(kind * 10**4 + i if i < blocks else own + i) for i in range(count)]
+    return replace(task, record=replace(task.record, marks=mark_prefix(hashes)))
+
+
+def test_what_begins_alike_is_left_to_the_worker_that_computes_it() -> None:
+    """Nobody holds the prefix yet, but to compute it twice takes longer than to wait for the first."""
+    first = alike(at_work("first", 4000), blocks=240)
+    second = alike(queued("second", tokens=4000, waited_s=1.0), blocks=240)
+    assert isinstance(order([first, second], claimant(peers=2)), Leave)
+    other = alike(queued("other", tokens=4000, waited_s=1.0), blocks=240, kind=2)
+    assert isinstance(order([first, other], claimant(peers=2)), Take)
+
+
+def test_a_worker_ends_a_prefix_before_it_begins_what_shares_it() -> None:
+    """It holds the blocks only then; in one step with the first one, all would be computed again."""
+    first = alike(at_work("first", 4000), blocks=240)
+    second = alike(queued("second", tokens=4000, waited_s=1.0), blocks=240)
+    assert isinstance(order([first, second], claimant(HOLDER, peers=2)), Leave)
+    held = frozenset(mark.block_hash for mark in first.record.marks)
+    assert isinstance(order([first, second], claimant(HOLDER, peers=2, holds=held)), Take)
+
+
+def test_a_short_beginning_is_not_waited_for_behind_a_long_prompt() -> None:
+    """Computing a few blocks again takes less time than the prompt that also begins with them."""
+    first = alike(at_work("first", 60_000), blocks=16)
+    second = alike(queued("second", tokens=2000, waited_s=1.0), blocks=16)
+    assert isinstance(order([first, second], claimant(peers=2)), Take)
+
+
+def test_the_only_worker_does_not_wait_for_one_that_is_gone() -> None:
+    """A claim of a worker that died stands until it lapses; nobody else could come for the others."""
+    first = alike(at_work("first", 4000), blocks=240)
+    second = alike(queued("second", tokens=4000, waited_s=1.0), blocks=240)
+    assert isinstance(order([first, second], claimant(peers=1)), Take)
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000), st.integers(0, 5000))
+def test_marks_of_prompts_that_begin_alike_meet(one: int, other: int, common: int) -> None:
+    """Whatever their lengths, they share a mark less than two strides of the longer one before they part."""
+    common = min(common, one, other)
+    chains = [
+        [BlockHash(i if i < common else own + i) for i in range(count)]
+        for count, own in ((one, 10**6), (other, 10**7))
+    ]
+    first, second = (dict(mark_prefix(chain)) for chain in chains)
+    shared = max((d for d in first if first[d] == second.get(d)), default=0)
+    stride = -(-max(one, other) // (PREFIX_MARKS_MAX - 1))
+    assert common - 2 * stride < shared <= common
+    assert all(len(chain) <= PREFIX_MARKS_MAX for chain in (first, second))
+    assert max(first) == one
