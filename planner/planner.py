@@ -82,7 +82,7 @@ class Planner:
         if self._at_s is not None and at_s <= self._at_s:
             return
         self._forecaster.fold(at_s, demand)
-        self._budget.fold(at_s, observation.attainment)
+        self._budget.fold(at_s, observation.attainment, demand.requests_per_s)
         if demand.requests_per_s > 0.0:
             seen = shape_of(demand, observation.backlog)
             if self._shape is not None and self._at_s is not None:

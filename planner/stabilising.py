@@ -19,7 +19,8 @@ kept for twice as long: turns an hour grow with the logarithm of the hour, whate
 
 *Error budget.* The targets allow a share of late requests over the long run. Whole workers round up, so most
 of the time fewer are late; and what cannot be foreseen makes more late at times. The share planned for is
-corrected by the integral of what was measured, within a bound.
+corrected by the integral of what was measured, within a bound. It is aimed at one standard error below what
+the targets allow: of all fleets that aim at a mean, half miss it.
 """
 
 import math
@@ -33,6 +34,9 @@ from services.domain.worker import Phase
 CAUTION = 1.0
 """Logarithm of the factor by which the budget counts as overdrawn at first: whoever knows nothing yet about a
 load learns it at the expense of requests."""
+
+AIM_MIN_FRAC = 0.5
+"""Of the late requests allowed, the least that is aimed at, however few are counted."""
 
 
 class Keeping:
@@ -148,15 +152,21 @@ class ErrorBudget:
         self._usual_count = 0.0
         self._at_s: float | None = None
 
-    def fold(self, at_s: float, attainment: Attainment) -> None:
-        """Take what was measured; requests count alike, so busy times count more."""
+    def fold(self, at_s: float, attainment: Attainment, requests_per_s: float) -> None:
+        """Take what was measured; requests count alike, so busy times count more.
+
+        Args:
+            at_s: moment.
+            attainment: of requests that ended.
+            requests_per_s: arrivals.
+        """
         if attainment.request_count <= 0:
             return
         if self._at_s is not None and at_s > self._at_s:
             dt = at_s - self._at_s
             late = min(1.0, (1.0 - attainment.ttft_frac) + (1.0 - attainment.tpot_frac))
             weight = attainment.request_count / max(1e-9, self._usual_count)
-            saved = self._saved + (1.0 - late / self._late_frac) * weight * dt / self._memory_s
+            saved = self._saved + (1.0 - late / self._aim_frac(requests_per_s)) * weight * dt / self._memory_s
             self._saved = min(self._bound, max(-self._bound, saved))
             self._usual_count += (1.0 - math.exp(-dt / (24.0 * self._memory_s))) * (
                 attainment.request_count - self._usual_count
@@ -164,6 +174,12 @@ class ErrorBudget:
         else:
             self._usual_count = float(attainment.request_count)
         self._at_s = at_s
+
+    def _aim_frac(self, requests_per_s: float) -> float:
+        """Share of late requests aimed at: one standard error of what is counted below that allowed."""
+        counted = max(1.0, requests_per_s * self._memory_s)
+        chance = math.sqrt(self._late_frac / counted)
+        return max(AIM_MIN_FRAC * self._late_frac, self._late_frac - chance)
 
     @property
     def overdrawn(self) -> float:
