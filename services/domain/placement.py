@@ -80,6 +80,7 @@ class DecodeQuery:
         compatibility: engine layout that the ticket's KV has.
         avoid_worker_ids: workers that must not be chosen, because they failed this request before.
         holder_id: who computed the prompt; nothing has to move when it goes on itself.
+        waited_s: from its placement until a worker claimed the prompt; None where nobody knows.
     """
 
     request_id: RequestId
@@ -90,6 +91,7 @@ class DecodeQuery:
     output_tokens_expected: int | None = None
     avoid_worker_ids: tuple[WorkerId, ...] = ()
     holder_id: WorkerId | None = None
+    waited_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

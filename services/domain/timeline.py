@@ -41,6 +41,12 @@ class Timeline:
         return self.at_s(Mark.FIRST_TOKEN)
 
     @property
+    def waited_s(self) -> float | None:
+        """From placement until a worker claimed the prompt; None where none did."""
+        placed, claimed = self.at_s(Mark.PLACED), self.at_s(Mark.CLAIMED)
+        return None if placed is None or claimed is None else claimed - placed
+
+    @property
     def tpot_s(self) -> float | None:
         """(last token - first token) / (OSL - 1); None below two tokens."""
         first, last = self.at_s(Mark.FIRST_TOKEN), self.at_s(Mark.LAST_TOKEN)

@@ -1,6 +1,6 @@
 """What an ended request teaches the router of this gateway.
 
-Comes in: its record. Goes out: folds into the router's memory of caches, lengths, waits and misses; the
+Comes in: its record. Goes out: folds into the router's memory of caches, lengths and misses; the
 margins as a metric. Invariant: each request teaches once; of one that left its way for another, only the
 length counts, since what was promised of the first way says nothing of the last.
 Not here: what the router makes of it (`services.router`).
@@ -39,9 +39,6 @@ class Lessons:
         if record.fallbacks:
             return
         self._check_promise(record)
-        placed_s, claimed_s = (record.timeline.at_s(mark) for mark in (Mark.PLACED, Mark.CLAIMED))
-        if placed_s is not None and claimed_s is not None:
-            self._router.fold_wait(record.model, claimed_s - placed_s)
         if not is_batch(priority):
             self._judge_prediction(record)
 

@@ -131,10 +131,6 @@ class Router:
             self._drop(worker_id)
         return gone
 
-    def fold_wait(self, model: str, wait_s: float) -> None:
-        """Take how long a prompt that was placed by this router waited in the queue."""
-        self._roles.fold_wait(model, wait_s)
-
     def fold_kv(self, batch: KvEventBatch) -> GapFound | None:
         """Take KV events; returns what is missing, once per gap."""
         return self._note(self.index.fold(batch))
@@ -171,6 +167,7 @@ class Router:
     def fold_ended(self, request_id: RequestId) -> None:
         """Forget a request's placement because it ended; unknown ids are ignored."""
         self._unqueue(request_id)
+        self._roles.forget(request_id)
         self.fleet.fold_ended(request_id)
 
     def fold_hit(self, worker_id: WorkerId, *, promised_blocks: int, reused_tokens: int) -> IndexWrong | None:
@@ -211,8 +208,10 @@ class Router:
             self._pressure.fold(query.scope.model, now_s)
         if isinstance(outcome, AccountedPlacement):
             self._remember(query, outcome, now_s)
-            if not query.begun:
-                self._roles.fold(query.scope.model, outcome.prefill_s, now_s)
+            if query.begun:
+                self._roles.forget(query.request_id)
+            else:
+                self._roles.fold(query, outcome.path, outcome.prefill_s, now_s)
         return outcome
 
     def _is_late(self, query: PlacementQuery, outcome: AccountedPlacement | Rejected) -> bool:
@@ -229,12 +228,14 @@ class Router:
 
     def place_decode(self, query: DecodeQuery, now_s: float) -> DecodePlacement | Rejected:
         """Decide who continues a handed-over prompt, and remember it as load."""
+        if query.waited_s is not None:
+            self._roles.fold_wait(query.request_id, query.waited_s)
         outcome = place_decode(
             query,
             fleet=self.fleet,
             settings=self.settings,
             now_s=now_s,
-            step_limit_s=self._roles.step_limit_s(query.scope.model, self.fleet, now_s),
+            step_limit_s=self.step_limit_s(query.scope.model, now_s),
         )
         view = self.fleet.get(outcome.worker_id) if isinstance(outcome, DecodePlacement) else None
         if view is not None:
@@ -242,6 +243,10 @@ class Router:
             burden = burden_of_sequence(view.limits, context_tokens=query.context_tokens)
             self.fleet.fold_placed(query.request_id, view.worker_id, burden, now_s)
         return outcome
+
+    def step_limit_s(self, model: str, now_s: float) -> float | None:
+        """Say up to which step soft-roled workers of a model are filled; None where there are none."""
+        return self._roles.step_limit_s(model, self.fleet, now_s)
 
     def queue_load(self, model: str, priority: int = 0) -> QueueLoad:
         """What waits for any prefill worker of a model and goes before a task of this priority.

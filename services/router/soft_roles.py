@@ -12,6 +12,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from services.domain.ids import RequestId
+from services.domain.placement import Path, PlacementQuery
 from services.domain.worker import Phase
 from services.router.fleet.fleet_view import FleetView
 from services.router.fleet.worker_view import WorkerView
@@ -46,24 +48,35 @@ class SoftRoles:
         """Know of no prompt."""
         self._settings = settings
         self._models: dict[str, _Model] = {}
+        self._expected: dict[RequestId, tuple[str, float]] = {}
+        """Of prompts in the queue: their model, and the wait that was expected when they were placed."""
 
-    def fold(self, model: str, prefill_s: float, now_s: float) -> None:
+    def fold(self, query: PlacementQuery, path: Path, prefill_s: float, now_s: float) -> None:
         """Take a prompt that was placed.
 
         Args:
-            model: whose.
+            query: of it.
+            path: where it went.
             prefill_s: what its prefill takes.
             now_s: of its arrival.
         """
-        known = self._known(model)
+        known = self._known(query.scope.model)
         known.record.fold(prefill_s, now_s)
-        if known.wait_s is not None:
-            known.waits.expect(known.wait_s)
+        if path is Path.REMOTE and known.wait_s is not None:
+            if len(self._expected) >= self._settings.placements_max:
+                del self._expected[next(iter(self._expected))]
+            self._expected[query.request_id] = (query.scope.model, known.wait_s)
 
-    def fold_wait(self, model: str, wait_s: float) -> None:
-        """Take how long a prompt waited in the queue."""
+    def fold_wait(self, request_id: RequestId, wait_s: float) -> None:
+        """Take how long a prompt waited in the queue; what was expected of another is not held against it."""
+        model, expected_s = self._expected.pop(request_id, (None, 0.0))
         if model in self._models:
+            self._models[model].waits.expect(expected_s)
             self._models[model].waits.fold(wait_s)
+
+    def forget(self, request_id: RequestId) -> None:
+        """Expect nothing of a prompt any more: it ended, or left its way for another."""
+        self._expected.pop(request_id, None)
 
     def step_limit_s(self, model: str, fleet: FleetView, now_s: float) -> float | None:
         """Say how long a step of a model's soft-roled workers may become; None where there are none."""

@@ -72,19 +72,3 @@ def test_what_the_targets_did_not_bound_says_nothing(record: RequestRecord) -> N
 def test_batch_work_says_nothing() -> None:
     """Targets are those of interactive work."""
     assert learned(let_in(ended()), priority=1)[0] == WHOLE
-
-
-def test_waits_in_the_queue_reach_the_roles() -> None:
-    """What a prompt waited from placement to claim is folded; one that nobody claimed says nothing."""
-    folded: list[tuple[str, float]] = []
-
-    class Noting(Router):
-        def fold_wait(self, model: str, wait_s: float) -> None:
-            folded.append((model, wait_s))
-
-    lessons = Lessons(Noting(RouterSettings()), Meters())
-    marks = ((Mark.ACCEPTED, 0.0), (Mark.PLACED, 0.05), (Mark.CLAIMED, 0.35), (Mark.ENDED, 1.0))
-    lessons.learn(replace(ended(), timeline=Timeline(marks=marks, output_tokens=1)), priority=0)
-    lessons.learn(ended(), priority=0)
-    assert [model for model, _wait_s in folded] == ["m"]
-    assert folded[0][1] == pytest.approx(0.3)

@@ -1,14 +1,18 @@
 """Workers that can do both fill up with sequences one after another; the others are left free to prefill."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.domain.placement import DecodePlacement, Path
+from services.domain.placement import DecodePlacement, Path, PathPreference, Placement
 from services.domain.worker import WorkerLoad, WorkerStatus
+from services.router.learning.wait_record import WaitRecord
+from services.router.roles import DemandRecord
 from services.router.router import Router
 from services.router.soft_roles import PERIOD_S, SoftRoles
+from services.router.soft_roles import limit_of as limit_for
 from tests.router.scenery import (
     BOTH,
     DECODE,
@@ -35,10 +39,11 @@ def limit_of(router: Router, *, prompts_per_s: float = 10.0, waits_s: float | No
     """The limit while prompts of 50 ms come so often, and wait so long if that is known."""
     roles = SoftRoles(router.settings)
     for turn in range(round(10 * prompts_per_s)):
-        roles.fold(MODEL, 0.05, turn / prompts_per_s)
+        asked = query(f"r{turn}")
+        roles.fold(asked, Path.REMOTE, 0.05, turn / prompts_per_s)
         if waits_s is not None:
             roles.step_limit_s(MODEL, router.fleet, turn / prompts_per_s)
-            roles.fold_wait(MODEL, waits_s)
+            roles.fold_wait(asked.request_id, waits_s)
     limit_s = roles.step_limit_s(MODEL, router.fleet, 10.0)
     assert limit_s is not None
     return limit_s
@@ -65,6 +70,49 @@ def test_waits_that_are_seen_raise_it() -> None:
     """Prompts that wait longer than predicted get workers that would have decoded."""
     router = router_of(*(worker(f"s{i}", BOTH, load=running(60, 100)) for i in range(4)))
     assert limit_of(router, prompts_per_s=20, waits_s=1.0) > limit_of(router, prompts_per_s=20, waits_s=0.0)
+
+
+@given(st.lists(st.tuples(st.sampled_from(Path), st.none() | st.floats(0, 3)), max_size=30))
+def test_a_wait_is_held_against_what_was_expected_of_that_prompt(
+    turns: Sequence[tuple[Path, float | None]],
+) -> None:
+    """Prompts that no queue held, or whose wait nobody tells, as to a router on its own, say nothing."""
+    router = router_of(*(worker(f"s{i}", BOTH, load=running(60, 100)) for i in range(4)))
+    roles, demand, told = SoftRoles(router.settings), DemandRecord(), WaitRecord()
+    views = router.fleet.workers()
+    for turn, (path, wait_s) in enumerate(turns):
+        now_s, asked = turn * 1.01 * PERIOD_S, query(f"r{turn}")
+        limit_s, expected_s = limit_for(
+            views, views, demand.demand(), router.settings, wait_factor=told.tail_factor
+        )
+        assert roles.step_limit_s(MODEL, router.fleet, now_s) == limit_s
+        roles.fold(asked, path, 0.05, now_s)
+        demand.fold(0.05, now_s)
+        if wait_s is not None:
+            for again in range(2):  # a handoff may be placed anew
+                roles.fold_wait(asked.request_id, wait_s)
+                if path is Path.REMOTE and not again:
+                    told.expect(expected_s)
+                    told.fold(wait_s)
+
+
+def test_who_continues_a_prompt_is_asked_with_its_wait() -> None:
+    """That is how a router learns it, also one on its own; a prompt that was placed anew says nothing."""
+
+    def limit_s(waits_s: float | None, *, again: bool = False) -> float | None:
+        router = router_of(*(worker(f"s{i}", BOTH, load=running(60, 100)) for i in range(4)))
+        for turn in range(300):
+            name, now_s = f"r{turn}", turn * 0.04
+            asked = query(name, preference=PathPreference.REMOTE)
+            assert isinstance(router.place(asked, now_s), Placement)
+            if again:
+                router.place(replace(asked, begun=True), now_s)
+            router.place_decode(replace(decode_query(name), waited_s=waits_s), now_s)
+            router.fold_ended(asked.request_id)
+        return router.step_limit_s(MODEL, 300 * 0.04)
+
+    assert limit_s(1.0) != limit_s(None)
+    assert limit_s(1.0, again=True) == limit_s(None)
 
 
 def test_full_memory_lowers_it() -> None:

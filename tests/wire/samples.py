@@ -173,6 +173,7 @@ DECODE_QUERY = DecodeQuery(
     compatibility="c",
     avoid_worker_ids=(W,),
     holder_id=W,
+    waited_s=0.5,
 )
 PLACEMENT = Placement(
     request_id=R,

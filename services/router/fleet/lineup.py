@@ -42,7 +42,9 @@ class Sight:
     worker_ids: tuple[WorkerId, ...]
     """Shape [places]."""
     seeds: Ties
-    """Hash of each worker's id; shape [places]."""
+    """Hash of each worker's id; shape [places]. Its own array: kept as it is."""
+    places: dict[WorkerId, tuple[int, ...]]
+    """Where each worker stands: once for each of its phases."""
     numbers: Places
     """Number of the worker at each place, for what is told by worker and not by place."""
     numbers_max: int
@@ -203,7 +205,8 @@ class Lineup:
             decoders=part(begin, middle, self._fullest[Phase.DECODE]),
             prefillers=part(middle, end, self._fullest[Phase.PREFILL]),
             worker_ids=tuple(view.worker_id for view in self.views()),
-            seeds=self._seeds[begin:end],
+            seeds=self._seeds[begin:end].copy(),
+            places=self._places(),
             numbers=self._numbers_at[begin:end],
             numbers_max=len(self._numbers) + len(self._numbers_free),
             layouts=self._layouts(),
@@ -213,6 +216,12 @@ class Lineup:
             bends=bool(np.any(traits.prefill_square_s) or np.any(traits.decode_context_square_s)),
             least_held_tokens=min((view.holds_tokens_max for view in views), default=inf),
         )
+
+    def _places(self) -> dict[WorkerId, tuple[int, ...]]:
+        places: dict[WorkerId, tuple[int, ...]] = {}
+        for place, view in enumerate(self.views()):
+            places[view.worker_id] = (*places.get(view.worker_id, ()), place)
+        return places
 
     def _layouts(self) -> tuple[tuple[Mask, Mask], ...]:
         decoders = [v.limits.compatibility for v in reversed(self._views[Phase.DECODE])]

@@ -30,7 +30,7 @@ class WaitRecord:
         self._count = BELIEVED_COUNT
 
     def expect(self, wait_s: float) -> None:
-        """Take what the formula says, as often as it is asked."""
+        """Take what the formula said of a prompt whose wait is seen: others would bend the factor."""
         self._expected_s += (wait_s - self._expected_s) / min(self._count, MEMORY_COUNT)
 
     def fold(self, wait_s: float) -> None:

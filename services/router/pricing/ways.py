@@ -26,6 +26,9 @@ from services.router.pricing.sifting import Able, Closed
 from services.router.pricing.waits import prefill_room_waits_s, queued_s
 from services.router.pricing.way import Ways
 
+FEW_COUNT = 16
+"""Workers of which something is told, up to which each is put in its place by itself: cheaper for so few."""
+
 
 def price(
     query: PlacementQuery,
@@ -116,7 +119,7 @@ def price(
     ways = Ways(
         worker_ids=sight.worker_ids,
         decoder_count=first,
-        seeds=sight.seeds.copy(),
+        seeds=sight.seeds,
         request_seed=seed,
         prompt_tokens=query.prompt_tokens,
         cost_s=cost_s,
@@ -143,6 +146,12 @@ def _by_place(lineup: Lineup, told: Mapping[WorkerId, float]) -> Column | None:
     sight, count = lineup.sight(), len(told)
     if not count:
         return None
+    if count <= FEW_COUNT:
+        few = np.zeros(sight.all.count)
+        for worker_id, number in told.items():
+            for place in sight.places.get(worker_id, ()):
+                few[place] = number
+        return few
     column = np.zeros(sight.numbers_max + 1)
     at = np.fromiter(map(lineup.numbers.get, told, repeat(sight.numbers_max)), np.intp, count)
     column[at] = np.fromiter(told.values(), np.float64, count)

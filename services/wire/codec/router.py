@@ -108,6 +108,7 @@ def decode_query_to_proto(query: DecodeQuery) -> pb.PlaceDecodeRequest:
             compatibility=query.compatibility,
             avoid_worker_ids=query.avoid_worker_ids,
             holder_id=query.holder_id,
+            waited_s=query.waited_s,
         )
 
 
@@ -127,6 +128,7 @@ def decode_query_from_proto(message: pb.PlaceDecodeRequest) -> DecodeQuery:
         compatibility=message.compatibility,
         avoid_worker_ids=tuple(map(WorkerId, message.avoid_worker_ids)),
         holder_id=WorkerId(message.holder_id) if message.HasField("holder_id") else None,
+        waited_s=message.waited_s if message.HasField("waited_s") else None,
     )
 
 
