@@ -116,6 +116,11 @@ class Forecaster:
         values = judge.expected[_EACH, best]
         return self._forecast(judge, best, values, at_least=self._climb.at_least(judge.ahead_s))
 
+    @property
+    def season_s(self) -> float | None:
+        """Length of the season that was found; None while there is none."""
+        return self._smoothers.season_s
+
     def most_within(self, horizon: int) -> Forecast | None:
         """Say what is expected at most until the horizon; None where no season tells what lies between."""
         judge = self._judges[horizon]

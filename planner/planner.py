@@ -23,7 +23,7 @@ from planner.stabilising import ErrorBudget, Keeping, RoleKeeping
 from planner.wording import headline, why
 
 NOW, LATER, BETWEEN = 0, 1, 2
-"""Horizons of the forecaster."""
+"""Horizons of the forecaster, and what it expects at most up to the later one."""
 
 
 class Planner:
@@ -179,10 +179,11 @@ class Planner:
             at_once = self._hints[NOW] = self._needs(present, allowed, self._hints[NOW])
         clearing = self._clearing(soon, observation.backlog, at_once)
         at_once = replace(at_once, prefill=at_once.prefill + math.ceil(clearing))
+        between = self._foreseen(soon, allowed)
         wanted = Wanted(
             now=at_once,
             later=needs,
-            kept=self._keep(observation.at_s, at_once, needs, self._foreseen(soon, allowed)),
+            kept=self._keep(observation.at_s, at_once, needs, between),
             late_of=lambda prefill, decode: soon.at_rate(now.requests_per_s, now.spread).late_of(
                 prefill - clearing, decode
             ),
@@ -203,6 +204,11 @@ class Planner:
         if clearing > 0.0:
             waiting = observation.backlog.waiting_count
             said.append(f"{waiting} prompts wait too long: {clearing:.1f} prefill workers more clear them")
+        if between is not None:
+            said.append(
+                f"a season of {self._forecaster.season_s:.0f} s came as foretold: who is not needed within "
+                f"{self._start_s:.0f} s goes at once"
+            )
         decision = self._arranged(observation, known, wanted, said)
         rate, demand = now.requests_per_s, observation.demand
         if demand is None:

@@ -14,7 +14,7 @@ of an observation after dt is 1 - exp(-dt / constant)):
   by which it was learned;
 - seasonal (P. R. Winters, 1960), multiplicative: the level of what is left when divided by the profile of the
   season before, at the present level. Profiles are kept for a day and for a week;
-- cyclical: the same with a period found in the data (`cycles`).
+- cyclical: the mean of the cycles before at the same phase, of a period found in the data (`cycles`).
 """
 
 import math
@@ -105,6 +105,11 @@ class Smoothers:
         plain = np.maximum(0.0, self._levels + self._trends * self._reach(after_s))
         seasons = [season.ahead(after_s) for season in self._seasons]
         return np.concatenate([plain, *seasons, self._cycles.ahead(after_s)[:, None]], axis=1)
+
+    @property
+    def season_s(self) -> float | None:
+        """Length of the season that was found; None while there is none."""
+        return self._cycles.period_s
 
     def most_within(self, after_s: float) -> Array | None:
         """Say what the season that was found has at most until then; shape [series]; None if none is sure."""

@@ -9,6 +9,11 @@ from hypothesis import strategies as st
 
 from planner.cycles import Cycles
 from planner.forecasting import Forecaster
+from planner.planner import Planner
+from planner.proof.made_loads import sine
+from planner.proof.simulation import run_scaler
+from planner.proof.work import DEFAULT_ENGINE, Work
+from planner.settings import KindSettings, PlannerSettings, TargetSettings
 from tests.planner.test_forecasts import seen
 
 LOOK_S = 10.0
@@ -92,3 +97,19 @@ def test_what_comes_in_between_is_told_once_a_whole_cycle_came_as_foretold() -> 
     assert last is not None
     assert forecaster.ahead(1).requests_per_s < 8.0
     assert last.requests_per_s == pytest.approx(45.0, rel=0.05)
+
+
+def test_a_fleet_breathes_with_a_season() -> None:
+    """Of 5 to 45 requests/s in two and a half minutes: workers go and come in every cycle, and say why.
+
+    Those that are left and late starts cost no requests: from the fifth cycle on 99 % are in time.
+    """
+    targets, startup_s = TargetSettings(ttft_s=2.0, tpot_s=0.025), 30.0
+    load = sine(low_per_s=5, high_per_s=45, period_s=150, periods=10, step_s=1.0, seed=1)
+    planner = Planner(PlannerSettings(targets=targets, kinds=(KindSettings(start_s=startup_s),)))
+    run = run_scaler(planner, Work(load=load, engine=DEFAULT_ENGINE, slo=targets.slo), startup_s=startup_s)
+    known = slice(600, None)
+    cycles = run.paid[known].reshape(-1, 150)
+    assert (cycles.min(axis=1) <= 0.7 * cycles.max(axis=1)).all()
+    assert float(run.grades.met[known].sum()) >= 0.99 * float(run.grades.judged[known].sum())
+    assert any("a season of 150 s" in reason for reason in run.reasons)
