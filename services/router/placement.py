@@ -18,6 +18,7 @@ from services.domain.placement import Path, PathPreference, PlacementQuery
 from services.domain.worker import Phase
 from services.router.fleet.fleet_view import FleetView
 from services.router.fleet.lineup import Lineup
+from services.router.prefixes.coming import Coming
 from services.router.pricing.account import Account, AccountedPlacement, Wish
 from services.router.pricing.bounds import Bounds
 from services.router.pricing.queue_load import QueueLoad
@@ -47,6 +48,7 @@ def place(
     settings: RouterSettings,
     now_s: float,
     overload: bool = False,
+    coming: Coming | None = None,
 ) -> AccountedPlacement | Rejected:
     """Choose the way with the least cost: predicted TTFT and what running requests would lose.
 
@@ -61,6 +63,7 @@ def place(
         settings: targets and limits.
         now_s: by the clock that the fleet was folded with.
         overload: whether requests have been late for so long that only the targets count.
+        coming: which of the overlaps is still computed; None: all blocks are there.
     """
     bounds = Bounds.of(query, settings, overload=overload)
     lineup = fleet.lineup(query.scope.model)
@@ -112,6 +115,7 @@ def place(
         chosen=chosen,
         wish=wish,
         block_count=len(query.block_hashes),
+        coming=coming,
         candidates_kept=settings.candidates_kept,
     )
     return AccountedPlacement(query, account)

@@ -23,6 +23,7 @@ from services.router.learning.output_lengths import OutputLengths
 from services.router.learning.pressure import Pressure
 from services.router.placement import place
 from services.router.prefixes.accuracy import HitRecord, IndexWrong
+from services.router.prefixes.coming import ComingPrefixes
 from services.router.prefixes.findings import Applied, Folded, GapFound
 from services.router.prefixes.index import PrefixIndex
 from services.router.pricing.account import AccountedPlacement
@@ -40,6 +41,7 @@ class Router:
         self.index = PrefixIndex(
             slack_frac=settings.index_slack_frac, batches_waiting_max=settings.index_batches_waiting_max
         )
+        self._coming = ComingPrefixes()
         self._hits = HitRecord()
         self._pressure = Pressure(settings.burst_s)
         self._roles = SoftRoles(settings)
@@ -141,6 +143,8 @@ class Router:
 
     def fold_queue(self, tasks: Iterable[QueuedTask], now_s: float) -> None:
         """Take everything that is in the prefill queue now."""
+        tasks = tuple(tasks)
+        self._coming.fold(tasks)
         reading = read_queue(tasks, self._block_size_tokens)
         self._queued, self._bound = reading.waiting, reading.bound
         for waiting in self._enqueued.places():
@@ -195,10 +199,13 @@ class Router:
 
     def place(self, query: PlacementQuery, now_s: float) -> Placement | Rejected:
         """Decide where a prompt is prefilled, and remember it as load."""
+        overlaps = self.index.overlaps(query.block_hashes)
+        coming = self._coming.lengthen(overlaps, query.block_hashes)
         outcome = place(
             query,
             fleet=self.fleet,
-            overlaps=self.index.overlaps(query.block_hashes),
+            overlaps=overlaps,
+            coming=coming,
             queue=self.queue_load(query.scope.model, query.priority),
             settings=self.settings,
             now_s=now_s,

@@ -13,6 +13,7 @@ from math import inf
 from services.domain.ids import WorkerId
 from services.domain.placement import Candidate, Path, Placement, PlacementQuery
 from services.router.fleet.columns import Mask
+from services.router.prefixes.coming import Coming
 from services.router.pricing.bounds import Bounds
 from services.router.pricing.refusal import Bar
 from services.router.pricing.sifting import Closed
@@ -48,6 +49,7 @@ class Account:
         chosen: place of the way that was taken.
         wish: for a path; None without.
         block_count: full blocks of the prompt.
+        coming: which of the overlaps is still computed; None: all blocks are there.
         candidates_kept: how many candidates are told.
     """
 
@@ -58,6 +60,7 @@ class Account:
     chosen: int
     wish: Wish | None
     block_count: int
+    coming: Coming | None
     candidates_kept: int
 
     def candidates(self) -> tuple[Candidate, ...]:
@@ -88,7 +91,8 @@ class Account:
             but = "" if self._as_wished() else f" but is impossible{self._why_not(rest)}"
             parts.append(f"{self.wish}{but}")
         parts.append(
-            f"worker {chosen.worker_id} holds {chosen.overlap_blocks} of {self.block_count} blocks; "
+            f"worker {chosen.worker_id} {self._holds(chosen)} {chosen.overlap_blocks} of "
+            f"{self.block_count} blocks; "
             f"predicted TTFT {_ms(chosen.ttft_s)}"
         )
         if chosen.harm_s > 0:
@@ -100,6 +104,11 @@ class Account:
             elif self.wish is None:
                 parts.append(f"{rest} is impossible{self._why_not(rest)}")
         return f"{chosen.path}: " + "; ".join(parts)
+
+    def _holds(self, chosen: Candidate) -> str:
+        """Say whether blocks are there, or come with a prompt that begins alike."""
+        is_coming = self.coming is not None and chosen.worker_id == self.coming.worker_id
+        return "will hold" if is_coming else "holds"
 
     def _as_wished(self) -> bool:
         return self.wish is not None and self.ways.path(self.chosen) is self.wish.path
