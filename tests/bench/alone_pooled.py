@@ -2,7 +2,11 @@
 
 Comes in: prompts. Goes out: who was late. The reference for `bench_router_alone`: as many workers with one
 cache of the same total size, and one late-bound queue, first come first served or shortest prefill first.
+The cache may lose what a worker that leaves would take with it: its share of all prompts, each up to where
+another one branches off. What several prompts share stays: a fleet holds that more than once.
 """
+
+from random import Random
 
 from services.domain.blocks import BlockHash
 from services.replay.cache import BlockCache
@@ -13,16 +17,60 @@ from tests.bench.alone_tally import Tally
 ORDERS = ("fcfs", "shortest")
 
 
+class LossyCache(BlockCache):
+    """A cache that can lose a share of its prompts."""
+
+    def lose(self, frac: float, random: Random) -> None:
+        """Forget idle prompts, each with a probability, from their ends to where another one branches off."""
+        ends = [name for name in self._idle if name not in self._heirs]
+        for end in ends:
+            name: int | None = end if random.random() < frac else None
+            while name is not None and name in self._idle and name not in self._heirs:
+                del self._idle[name], self._references[name]
+                name = self._parents.pop(name, None)
+                if name is not None:
+                    self._heirs[name] -= 1
+                    if not self._heirs[name]:
+                        del self._heirs[name]
+
+
 class PooledFleet:
     """Workers with one cache and one queue."""
 
     def __init__(
-        self, clock: Clock, tally: Tally, timing: EngineTiming, worker_count: int, order: str
+        self,
+        clock: Clock,
+        tally: Tally,
+        timing: EngineTiming,
+        worker_count: int,
+        order: str,
+        *,
+        loses_every_s: float | None = None,
     ) -> None:
+        """Begin with an empty cache.
+
+        Args:
+            clock: of the run.
+            tally: counts what is served.
+            timing: of each worker.
+            worker_count: how many.
+            order: of `ORDERS`.
+            loses_every_s: how often one worker's share of the cache is lost; None never loses anything.
+        """
         self._clock, self._tally, self._timing, self._order = clock, tally, timing, order
-        self._cache = BlockCache(timing.kv_blocks * worker_count)
+        self._cache = LossyCache(timing.kv_blocks * worker_count)
+        self._random = Random(0)
         self.engines = [Engine(timing, self._cache) for _ in range(worker_count)]
         self._queue: list[Prompt] = []
+        if loses_every_s is not None:
+            self._lose_every(loses_every_s)
+
+    def _lose_every(self, period_s: float) -> None:
+        def lose() -> None:
+            self._cache.lose(1 / len(self.engines), self._random)
+            self._lose_every(period_s)
+
+        self._clock.after(period_s, lose)
 
     def arrive(self, prompt: Prompt) -> None:
         """Take a prompt; a worker between two steps begins it at once."""

@@ -13,7 +13,7 @@ from functools import partial
 
 from services.replay.presets import EngineTiming, timing_named
 from tests.bench.alone_engine import Clock, Prompt, parents_of
-from tests.bench.alone_live import LiveFleet, Setup
+from tests.bench.alone_live import CHURN_S, LiveFleet, Setup
 from tests.bench.alone_news import News
 from tests.bench.alone_pooled import ORDERS, PooledFleet
 from tests.bench.alone_tally import Tally
@@ -97,11 +97,12 @@ def run_live(load: Load, setup: Setup, speed: float) -> Outcome:
     )
 
 
-def run_pooled(load: Load, worker_count: int, order: str, speed: float) -> Outcome:
-    """Replay through the reference."""
+def run_pooled(load: Load, setup: Setup, order: str, speed: float) -> Outcome:
+    """Replay through the reference, which loses caches where the setup's workers leave."""
     clock = Clock()
     tally = Tally(clock=clock, prompt_count=len(load.prompts))
-    fleet = PooledFleet(clock, tally, load.timing, worker_count, order)
+    loses_every_s = CHURN_S if setup.churn else None
+    fleet = PooledFleet(clock, tally, load.timing, setup.worker_count, order, loses_every_s=loses_every_s)
     replay(load, speed, fleet.arrive, clock, tally)
     return Outcome(
         met=tally.met,
@@ -110,8 +111,15 @@ def run_pooled(load: Load, worker_count: int, order: str, speed: float) -> Outco
     )
 
 
-def highest(run: Callable[[float], Outcome], guess: float) -> tuple[float, Outcome | None]:
+def highest(
+    run: Callable[[float], Outcome], guess: float, growth: float = 1.25
+) -> tuple[float, Outcome | None]:
     """Find by bisection the highest speed at which the goal is met, to `PRECISION_FRAC`.
+
+    Args:
+        run: replays at a speed.
+        guess: where to begin.
+        growth: by how much to go on while the goal is met; little where the guess is good.
 
     Returns:
         The speed, and the run at it.
@@ -121,9 +129,9 @@ def highest(run: Callable[[float], Outcome], guess: float) -> tuple[float, Outco
         outcome = run(high)
         if not outcome.met:
             break
-        low, high, best = high, high * 1.25, outcome
+        low, high, best = high, high * growth, outcome
     while low == 0.0 or high - low > PRECISION_FRAC * low:
-        middle = high * 0.8 if low == 0.0 else (low + high) / 2
+        middle = high / growth if low == 0.0 else (low + high) / 2
         if middle < guess / 1000:
             break
         outcome = run(middle)
@@ -134,9 +142,9 @@ def highest(run: Callable[[float], Outcome], guess: float) -> tuple[float, Outco
     return low, best
 
 
-def reference(load: Load, workers: int, guess: float) -> tuple[float, Outcome | None]:
+def reference(load: Load, setup: Setup, guess: float) -> tuple[float, Outcome | None]:
     """Find what one cache would do, in the better of the two orders."""
-    found = [highest(partial(run_pooled, load, workers, order), guess) for order in ORDERS]
+    found = [highest(partial(run_pooled, load, setup, order), guess) for order in ORDERS]
     return max(found, key=lambda pair: pair[0])
 
 
@@ -149,19 +157,26 @@ def main(options: argparse.Namespace) -> None:
     for name in options.trace or ("agents", "shared-prefix"):
         trace = Load.of(name, options.first, timing)
         print(f"\n{name.rpartition('/')[2]}: {len(trace.prompts)} requests, {trace.per_s:.2f}/s\n")
-        print("| setup | requests/s per worker | reference | share | hits | reference | named worker | run |")
-        print("|---|---|---|---|---|---|---|---|")
-        references: dict[int, tuple[float, Outcome | None]] = {}
+        print(
+            "| setup | requests/s per worker | reference | share | share of one that loses as much "
+            "| hits | reference | named worker | run |"
+        )
+        print("|---|---|---|---|---|---|---|---|---|")
+        references: dict[tuple[int, bool], tuple[float, Outcome | None]] = {}
         for title, setup in setups.items():
             workers, began_s = setup.worker_count, time.perf_counter()
-            if workers not in references:
-                per_worker = references[8][0] / 8 if 8 in references else 0.5
-                references[workers] = reference(trace, workers, per_worker * workers)
-            bound, pooled = references[workers]
-            speed, live = highest(partial(run_live, trace, setup), bound * 0.93)
+            for churn in sorted({False, setup.churn}):
+                if (workers, churn) not in references:
+                    known = {count: found[0] / count for (count, _), found in references.items()}
+                    guess = known.get(workers, known.get(8, 0.5)) * workers
+                    references[workers, churn] = reference(trace, replace(setup, churn=churn), guess)
+            bound, pooled = references[workers, False]
+            fair = references[workers, setup.churn][0]
+            speed, live = highest(partial(run_live, trace, setup), bound * 0.93, growth=1.06)
             each = trace.per_s / workers
             print(
-                f"| {title} | {speed * each:.2f} | {bound * each:.2f} | {speed / bound:.3f} "
+                f"| {title} | {speed * each:.2f} | {bound * each:.2f} "
+                f"| {speed / bound:.3f} | {speed / fair:.3f} "
                 f"| {live.hit_frac if live else 0:.3f} | {pooled.hit_frac if pooled else 0:.3f} "
                 f"| {live.preferred_frac if live else 0:.2f} | {time.perf_counter() - began_s:.0f} s |",
                 flush=True,
