@@ -9,6 +9,7 @@ Not here: what workers hold (`index`), the wait (`services.router.pricing`).
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 from services.domain.blocks import BlockHash
@@ -75,11 +76,12 @@ class ComingPrefixes:
         """
         if not self._marks or not hashes:
             return None
-        depths = (*mark_depths(len(hashes)), len(hashes))
-        marks = [hashes[depth - 1] for depth in depths]
+        count = len(hashes)
+        depths = mark_depths(count)
+        marks = (*hashes[depths.start - 1 : count - 1 : depths.step], hashes[-1])
         if self._marks.keys().isdisjoint(marks):
             return None
-        for depth, block_hash in zip(reversed(depths), reversed(marks), strict=True):
+        for depth, block_hash in zip(chain((count,), reversed(depths)), reversed(marks), strict=True):
             place = self._marks.get(block_hash)
             if place is not None:
                 if overlaps.get(place.worker_id, 0) >= depth:
