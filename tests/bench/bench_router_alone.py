@@ -2,7 +2,9 @@
 
 Run it with `python -m tests.bench.bench_router_alone [TRACE ...]`. For each trace and setup it finds the
 highest speed of arrivals at which 99 % of the requests are in time, and compares it with the reference
-(`alone_pooled`). A share of 0.93 is the goal. docs/router-alone.md tells how to read it.
+(`alone_pooled`). A share of 0.93 is the goal. With `--rate` it instead replays at that many requests per
+second and worker and tells how many were late, which tells changes apart that a bisection does not.
+docs/router-alone.md tells how to read it.
 """
 
 import argparse
@@ -10,13 +12,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from statistics import quantiles
 
 from services.replay.presets import EngineTiming, timing_named
 from tests.bench.alone_engine import Clock, Prompt, parents_of
 from tests.bench.alone_live import CHURN_S, LiveFleet, Setup
 from tests.bench.alone_news import News
 from tests.bench.alone_pooled import ORDERS, PooledFleet
-from tests.bench.alone_tally import Tally
+from tests.bench.alone_tally import LATE_FRAC_MAX, Tally
 from tests.bench.alone_traces import load, prompts_of
 
 BLOCK_TOKENS = 64
@@ -42,6 +45,9 @@ class Outcome:
     ttft_mean_s: float
     hit_frac: float
     preferred_frac: float = 0.0
+    late_frac: float = 0.0
+    share_p99: float = 0.0
+    """99th percentile of TTFT as a share of what it may be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,10 +89,10 @@ def replay(load: Load, speed: float, arrive: Callable[[Prompt], None], clock: Cl
     clock.run()
 
 
-def run_live(load: Load, setup: Setup, speed: float) -> Outcome:
-    """Replay through the live code."""
+def run_live(load: Load, setup: Setup, speed: float, late_frac_max: float = LATE_FRAC_MAX) -> Outcome:
+    """Replay through the live code, until too many are late."""
     clock = Clock()
-    tally = Tally(clock=clock, prompt_count=len(load.prompts))
+    tally = Tally(clock=clock, prompt_count=len(load.prompts), late_frac_max=late_frac_max)
     fleet = LiveFleet(clock, tally, load.timing, setup, load.parents)
     replay(load, speed, fleet.arrive, clock, tally)
     return Outcome(
@@ -94,6 +100,8 @@ def run_live(load: Load, setup: Setup, speed: float) -> Outcome:
         ttft_mean_s=sum(tally.ttfts_s) / max(1, len(tally.ttfts_s)),
         hit_frac=fleet.hit_tokens() / sum(prompt.prompt_tokens for prompt in load.prompts),
         preferred_frac=fleet.preferred_count / len(load.prompts),
+        late_frac=len(tally.late) / len(load.prompts),
+        share_p99=quantiles(tally.shares, n=100)[98] if len(tally.shares) > 1 else 0.0,
     )
 
 
@@ -148,6 +156,18 @@ def reference(load: Load, setup: Setup, guess: float) -> tuple[float, Outcome | 
     return max(found, key=lambda pair: pair[0])
 
 
+def print_at_rate(load: Load, setups: dict[str, Setup], per_s: float) -> None:
+    """Print how many are late at a rate of requests per second and worker."""
+    print("| setup | late | TTFT mean | TTFT p99 of what it may be | hits |\n|---|---|---|---|---|")
+    for title, setup in setups.items():
+        found = run_live(load, setup, per_s * setup.worker_count / load.per_s, late_frac_max=1.0)
+        print(
+            f"| {title} | {found.late_frac:.2%} | {found.ttft_mean_s * 1e3:.0f} ms | {found.share_p99:.2f} "
+            f"| {found.hit_frac:.3f} |",
+            flush=True,
+        )
+
+
 def main(options: argparse.Namespace) -> None:
     """Print one table per trace."""
     timing = timing_named(options.timing)
@@ -157,6 +177,9 @@ def main(options: argparse.Namespace) -> None:
     for name in options.trace or ("agents", "shared-prefix"):
         trace = Load.of(name, options.first, timing)
         print(f"\n{name.rpartition('/')[2]}: {len(trace.prompts)} requests, {trace.per_s:.2f}/s\n")
+        if options.rate is not None:
+            print_at_rate(trace, setups, options.rate)
+            continue
         print(
             "| setup | requests/s per worker | reference | share | share of one that loses as much "
             "| hits | reference | named worker | run |"
@@ -190,5 +213,6 @@ if __name__ == "__main__":
     parser.add_argument("trace", nargs="*", help="trace file, `agents`, or a workload of baton replay")
     parser.add_argument("--first", type=int, help="keep so many requests")
     parser.add_argument("--only", default="", help="setups whose names contain this")
+    parser.add_argument("--rate", type=float, help="requests per second and worker, instead of a search")
     parser.add_argument("--timing", default="h200-llama-3.1-8b-fp8", help="engine, as in baton replay")
     main(parser.parse_args())
