@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from services.domain.blocks import BlockHash, CacheScope
-from services.domain.ids import RequestId, WorkerId
+from services.domain.ids import RequestId, TaskId, WorkerId
 from services.domain.slo import WHOLE, Margins
 
 
@@ -81,6 +81,8 @@ class DecodeQuery:
         avoid_worker_ids: workers that must not be chosen, because they failed this request before.
         holder_id: who computed the prompt; nothing has to move when it goes on itself.
         waited_s: from its placement until a worker claimed the prompt; None where nobody knows.
+        task_id: under which the prompt was in the queue: its worker has done with it, though the queue may
+            still show it; None where nobody knows.
     """
 
     request_id: RequestId
@@ -92,6 +94,7 @@ class DecodeQuery:
     avoid_worker_ids: tuple[WorkerId, ...] = ()
     holder_id: WorkerId | None = None
     waited_s: float | None = None
+    task_id: TaskId | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -134,6 +134,7 @@ class Placing:
             avoid_worker_ids=self._avoided(),
             holder_id=prefill_worker_id,
             waited_s=life.timeline().waited_s,
+            task_id=life.task_id,
         )
         async with self._reach.in_time(self._life):
             outcome = await self._reach.placer.place_decode(query)

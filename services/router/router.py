@@ -57,6 +57,8 @@ class Router:
         self._named: Ledger[WorkerId] = Ledger(settings.placements_max)
         """What of them waits for one worker in particular."""
         self._claims: set[str] = set()
+        self._claim_of: dict[str, str] = {}
+        """The same, by id of the task."""
         self._linked: frozenset[WorkerId] = frozenset()
         self._departed: set[WorkerId] = set()
         """Gone from the bus and still linked."""
@@ -162,6 +164,7 @@ class Router:
                 )
                 self.fleet.fold_placed(work.task_id, work.worker_id, burden, now_s)
         self._claims = claims
+        self._claim_of = {claim.rpartition("/")[0]: claim for claim in claims}
 
     def fold_bus(self, *, connected: bool, now_s: float) -> None:
         """Take whether the bus answers; while it does not, nothing ages and nothing can be queued."""
@@ -237,6 +240,8 @@ class Router:
         """Decide who continues a handed-over prompt, and remember it as load."""
         if query.waited_s is not None:
             self._roles.fold_wait(query.request_id, query.waited_s)
+        if query.task_id is not None:
+            self.fleet.fold_ended(self._claim_of.get(query.task_id, ""))  # whoever computed it is free of it
         outcome = place_decode(
             query,
             fleet=self.fleet,

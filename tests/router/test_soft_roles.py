@@ -6,7 +6,9 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.domain.ids import GatewayId, TaskId, WorkerId
 from services.domain.placement import DecodePlacement, Path, PathPreference, Placement
+from services.domain.task import Claim, QueuedTask, TaskRecord
 from services.domain.worker import WorkerLoad, WorkerStatus
 from services.router.learning.wait_record import WaitRecord
 from services.router.roles import DemandRecord
@@ -205,3 +207,34 @@ def test_nothing_moves_to_who_holds_it() -> None:
         assert isinstance(outcome, DecodePlacement)
         assert outcome.worker_id == holder
         router.fold_ended(asked.request_id)
+
+
+def test_who_computed_a_prompt_is_free_of_it_at_its_handoff() -> None:
+    """The queue shows its claim a moment longer; all the same it goes on with it, and nothing has to move."""
+    record = TaskRecord(
+        task_id=TaskId("t"),
+        gateway_id=GatewayId("g"),
+        model=MODEL,
+        priority=0,
+        prompt_tokens=8000,
+        marks=(),
+        deadline_s=None,
+        ttft_target_s=1.0,
+    )
+    claim = Claim(worker_id=WorkerId("s1"), attempt=1)
+    claimed = QueuedTask(record=record, revision=2, claim=claim, attempts=1, waited_s=0.0)
+
+    def continued_by(task_id: TaskId | None) -> DecodePlacement:
+        router = busy_router(*soft(0, 0, 0))
+        router.fold_queue((claimed,), 0.0)
+        asked = replace(decode_query(context_tokens=8001, holder="s1"), task_id=task_id)
+        outcome = router.place_decode(asked, 0.1)
+        assert isinstance(outcome, DecodePlacement)
+        router.fold_queue((claimed,), 0.2)  # still there: it is not counted again
+        view = router.fleet.get(WorkerId("s1"))
+        assert view is not None
+        assert (view.backlog_s == 0.0) is (task_id is not None)
+        return outcome
+
+    assert continued_by(record.task_id).worker_id == "s1"
+    assert continued_by(None).worker_id != "s1"

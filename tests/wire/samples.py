@@ -174,6 +174,7 @@ DECODE_QUERY = DecodeQuery(
     avoid_worker_ids=(W,),
     holder_id=W,
     waited_s=0.5,
+    task_id=RECORD.task_id,
 )
 PLACEMENT = Placement(
     request_id=R,

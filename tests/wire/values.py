@@ -296,6 +296,7 @@ DECODE_QUERIES = st.builds(
     avoid_worker_ids=st.lists(IDS, max_size=2).map(tuple),
     holder_id=st.none() | IDS,
     waited_s=st.none() | NUMBERS,
+    task_id=st.none() | IDS,
 )
 _COSTS = dict.fromkeys(("wait_s", "prefill_s", "transfer_s", "ttft_s", "tpot_s", "harm_s", "cost_s"), NUMBERS)
 CANDIDATES = st.builds(

@@ -6,7 +6,7 @@ refused it. Not here: the decision itself (`services.router`).
 
 from services.domain.blocks import BlockHash
 from services.domain.errors import ServingError
-from services.domain.ids import RequestId, WorkerId
+from services.domain.ids import RequestId, TaskId, WorkerId
 from services.domain.placement import (
     Candidate,
     DecodeCandidate,
@@ -109,6 +109,7 @@ def decode_query_to_proto(query: DecodeQuery) -> pb.PlaceDecodeRequest:
             avoid_worker_ids=query.avoid_worker_ids,
             holder_id=query.holder_id,
             waited_s=query.waited_s,
+            task_id=query.task_id,
         )
 
 
@@ -129,6 +130,7 @@ def decode_query_from_proto(message: pb.PlaceDecodeRequest) -> DecodeQuery:
         avoid_worker_ids=tuple(map(WorkerId, message.avoid_worker_ids)),
         holder_id=WorkerId(message.holder_id) if message.HasField("holder_id") else None,
         waited_s=message.waited_s if message.HasField("waited_s") else None,
+        task_id=TaskId(message.task_id) if message.HasField("task_id") else None,
     )
 
 

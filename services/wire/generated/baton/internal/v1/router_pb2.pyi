@@ -280,6 +280,7 @@ class PlaceDecodeRequest(_message.Message):
     OUTPUT_TOKENS_EXPECTED_FIELD_NUMBER: _builtins.int
     HOLDER_ID_FIELD_NUMBER: _builtins.int
     WAITED_S_FIELD_NUMBER: _builtins.int
+    TASK_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     context_tokens: _builtins.int
     output_tokens_max: _builtins.int
@@ -290,6 +291,8 @@ class PlaceDecodeRequest(_message.Message):
     """Who computed the prompt; nothing has to move when it goes on itself."""
     waited_s: _builtins.float
     """From its placement until a worker claimed its prompt; absent where nobody knows."""
+    task_id: _builtins.str
+    """Under which its prompt was in the queue: its worker has done with it."""
     @_builtins.property
     def scope(self) -> _request_pb2.CacheScope: ...
     @_builtins.property
@@ -306,21 +309,26 @@ class PlaceDecodeRequest(_message.Message):
         output_tokens_expected: _builtins.int | None = ...,
         holder_id: _builtins.str | None = ...,
         waited_s: _builtins.float | None = ...,
+        task_id: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_holder_id", b"_holder_id", "_output_tokens_expected", b"_output_tokens_expected", "_waited_s", b"_waited_s", "holder_id", b"holder_id", "output_tokens_expected", b"output_tokens_expected", "scope", b"scope", "waited_s", b"waited_s"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_holder_id", b"_holder_id", "_output_tokens_expected", b"_output_tokens_expected", "_task_id", b"_task_id", "_waited_s", b"_waited_s", "holder_id", b"holder_id", "output_tokens_expected", b"output_tokens_expected", "scope", b"scope", "task_id", b"task_id", "waited_s", b"waited_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_holder_id", b"_holder_id", "_output_tokens_expected", b"_output_tokens_expected", "_waited_s", b"_waited_s", "avoid_worker_ids", b"avoid_worker_ids", "compatibility", b"compatibility", "context_tokens", b"context_tokens", "holder_id", b"holder_id", "output_tokens_expected", b"output_tokens_expected", "output_tokens_max", b"output_tokens_max", "request_id", b"request_id", "scope", b"scope", "waited_s", b"waited_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_holder_id", b"_holder_id", "_output_tokens_expected", b"_output_tokens_expected", "_task_id", b"_task_id", "_waited_s", b"_waited_s", "avoid_worker_ids", b"avoid_worker_ids", "compatibility", b"compatibility", "context_tokens", b"context_tokens", "holder_id", b"holder_id", "output_tokens_expected", b"output_tokens_expected", "output_tokens_max", b"output_tokens_max", "request_id", b"request_id", "scope", b"scope", "task_id", b"task_id", "waited_s", b"waited_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__holder_id: _TypeAlias = _typing.Literal["holder_id"]  # noqa: Y015
     _WhichOneofArgType__holder_id: _TypeAlias = _typing.Literal["_holder_id", b"_holder_id"]  # noqa: Y015
     _WhichOneofReturnType__output_tokens_expected: _TypeAlias = _typing.Literal["output_tokens_expected"]  # noqa: Y015
     _WhichOneofArgType__output_tokens_expected: _TypeAlias = _typing.Literal["_output_tokens_expected", b"_output_tokens_expected"]  # noqa: Y015
+    _WhichOneofReturnType__task_id: _TypeAlias = _typing.Literal["task_id"]  # noqa: Y015
+    _WhichOneofArgType__task_id: _TypeAlias = _typing.Literal["_task_id", b"_task_id"]  # noqa: Y015
     _WhichOneofReturnType__waited_s: _TypeAlias = _typing.Literal["waited_s"]  # noqa: Y015
     _WhichOneofArgType__waited_s: _TypeAlias = _typing.Literal["_waited_s", b"_waited_s"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__holder_id) -> _WhichOneofReturnType__holder_id | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__output_tokens_expected) -> _WhichOneofReturnType__output_tokens_expected | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__task_id) -> _WhichOneofReturnType__task_id | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__waited_s) -> _WhichOneofReturnType__waited_s | None: ...
 
