@@ -5,6 +5,8 @@ moves the gap from TTFT into the first ITL, so it is sent no earlier than one fi
 (`services.domain.first_gap`) before the second is expected.
 """
 
+from math import inf
+
 from services.domain.first_gap import first_gap_max_s
 from services.domain.handoff import Ticket
 from services.domain.performance import PerformanceModel
@@ -28,7 +30,6 @@ def first_token_hold_s(
         output_tokens: that the request is expected to write; None: nothing is known of it.
     """
     second_s = decode.transfer_s(ticket.kv_bytes) + step_s
-    gap_s = tpot_target_s
-    if output_tokens is not None:
-        gap_s = first_gap_max_s(output_tokens=output_tokens, step_s=step_s, tpot_target_s=tpot_target_s)
+    expected_tokens = inf if output_tokens is None else output_tokens
+    gap_s = first_gap_max_s(output_tokens=expected_tokens, step_s=step_s, tpot_target_s=tpot_target_s)
     return max(0.0, second_s - gap_s)

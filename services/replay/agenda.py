@@ -17,10 +17,11 @@ class Happening(IntEnum):
     STEP_END = 0
     HANDOFF_END = 1
     FETCH_END = 2
-    ARRIVAL = 3
-    STATUS = 4
-    DISPATCH = 5
-    PLAN = 6
+    MOVE_END = 3
+    ARRIVAL = 4
+    STATUS = 5
+    DISPATCH = 6
+    PLAN = 7
 
 
 class Agenda:

@@ -80,6 +80,15 @@ class Batch:
         self.prefill_pending_tokens += sequence.missing_tokens
         self.pulled.append(sequence)
 
+    def withdraw(self, sequence: Sequence) -> None:
+        """Take a sequence out that waits, or whose KV is on its way."""
+        if sequence.stage is Stage.WAITING:
+            self.waiting.remove(sequence)
+            return
+        self.pulling_count -= 1
+        self.give_back(sequence)
+        sequence.stage = Stage.ENDED
+
     def leave(self, sequence: Sequence) -> None:
         """Take a running sequence out; it keeps its blocks."""
         _take(self.running, sequence)

@@ -116,6 +116,7 @@ class Cluster:
             Happening.STEP_END: self._on_step_end,
             Happening.HANDOFF_END: lambda key, _extra: self.journeys.end_handoff(key),
             Happening.FETCH_END: lambda key, _extra: self.journeys.end_fetch(key),
+            Happening.MOVE_END: self._on_move_end,
             Happening.ARRIVAL: self._on_arrival,
             Happening.STATUS: self._on_status,
             Happening.DISPATCH: self._on_dispatch,
@@ -194,6 +195,10 @@ class Cluster:
         if wake_s is not None and wake_s < self._wake_s:
             self._wake_s = max(wake_s, self.now_s)
             self._agenda.note(self._wake_s, Happening.DISPATCH, 0)
+
+    def _on_move_end(self, index: int, number: int) -> None:
+        if self.journeys.moves is not None:
+            self.journeys.moves.copied(index, number)
 
     def _on_status(self, _key: int, _extra: int) -> None:
         if self._late is not None:

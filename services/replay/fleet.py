@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from services.domain.spoiling import Decoding
-from services.replay.policy import WorkerState
+from services.replay.policy import Running, WorkerState
 from services.replay.presets import EngineTiming
 from services.replay.worker import Worker
 
@@ -36,8 +36,12 @@ class PresentFleet:
         return seen.cache.overlap_blocks(block_names)
 
     def decodes(self, worker: int) -> Sequence[Decoding]:
-        """List what the decoding sequences of a worker have behind them there."""
+        """List what the decoding sequences of a worker have behind them."""
         return self._workers[worker].decodes(self.now_s)
+
+    def running(self, worker: int) -> Sequence[Running]:
+        """List the decoding sequences of a worker."""
+        return self._workers[worker].running(self.now_s)
 
 
 class LateFleet:
@@ -100,3 +104,7 @@ class LateFleet:
     def decodes(self, worker: int) -> Sequence[Decoding]:
         """Look at the present: a worker decides by itself what its sequences can bear."""
         return self._fleet.decodes(worker)
+
+    def running(self, worker: int) -> Sequence[Running]:
+        """Look at the present, as above."""
+        return self._fleet.running(worker)

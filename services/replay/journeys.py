@@ -11,7 +11,8 @@ from services.domain.first_gap import first_gap_max_s
 from services.domain.spoiling import LengthRecord
 from services.replay.agenda import Agenda, Happening
 from services.replay.fleet import PresentFleet
-from services.replay.policy import FirstToken, Policy, Way
+from services.replay.moves import Relocations
+from services.replay.policy import FirstToken, Mover, Policy, Way
 from services.replay.presets import EngineTiming
 from services.replay.records import Record
 from services.replay.sequence import Job, Sequence
@@ -58,6 +59,20 @@ class Journeys:
         self._fetches: dict[int, Fetch] = {}
         self._ways: dict[int, Way] = {}
         self._unprefilled = 0
+        self.moves = self._relocations(policy) if isinstance(policy, Mover) else None
+        """Of sequences that decode."""
+
+    def _relocations(self, mover: Mover) -> Relocations:
+        return Relocations(
+            mover,
+            self._agenda,
+            self._fleet,
+            self._links,
+            workers=self._workers,
+            records=self.records,
+            itl_slo_s=self._itl_slo_s,
+            submit=self._submit,
+        )
 
     def start(self, job: Job, way: Way) -> None:
         """Send a job on its way."""
@@ -118,6 +133,10 @@ class Journeys:
             self._leave_prefill(worker, sequence)
         for sequence in delivery.ended:
             self._end(worker.index, sequence)
+        if self.moves is not None:
+            self.moves.step_ended(worker)
+            if delivery.first or delivery.ended:
+                self.moves.ask()
 
     def _prefilled(self, sequence: Sequence) -> None:
         record = self.records[sequence.job.index]
@@ -174,6 +193,8 @@ class Journeys:
     def reserved(self, worker: Worker, sequence: Sequence) -> None:
         """A worker has room for what a sequence pulls."""
         index = sequence.job.index
+        if self.moves is not None and self.moves.reserved(sequence):
+            return
         fetch = self._fetches.get(index)
         if fetch is not None and fetch.sequence is sequence:
             source = self._workers[fetch.source]
@@ -218,10 +239,13 @@ class Journeys:
 
     def _end(self, index: int, sequence: Sequence) -> None:
         record = self.records[sequence.job.index]
+        if self.moves is not None:
+            self.moves.ended(sequence)
         record.decode_worker = index
-        record.spans = sequence.spans
+        record.spans += [(index, *span) for span in sequence.spans]
         if record.first_s is not None and record.spans:
-            second_s = self._workers[index].step_ends_s[record.spans[0][0]]
+            worker, step, _ = record.spans[0]
+            second_s = self._workers[worker].step_ends_s[step]
             record.first_s = min(record.first_s, second_s)  # a token that waited for it waits no longer
         record.ended_s = self._agenda.now_s
         self._handoffs.pop(sequence.job.index, None)

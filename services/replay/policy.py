@@ -9,7 +9,7 @@ Invariant: a policy never learns the output length of a job before its end. Not 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from services.domain.spoiling import Decoding
 from services.replay.presets import EngineTiming
@@ -88,6 +88,27 @@ class WorkerState:
     """When the step under way ends; None: it is idle, or between two steps."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """A sequence that decodes."""
+
+    job: Job
+    context_tokens: int
+    """Its KV tokens at this moment."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move:
+    """A sequence that is to go on decoding at another worker.
+
+    Its KV is copied while it goes on; then it changes over between two of its tokens.
+    """
+
+    job: Job
+    source: int
+    target: int
+
+
 class Fleet(Protocol):
     """The workers as a policy sees them: as they are, or as they were."""
 
@@ -110,7 +131,11 @@ class Fleet(Protocol):
         ...
 
     def decodes(self, worker: int) -> Sequence[Decoding]:
-        """List what the decoding sequences of a worker have behind them there."""
+        """List what the decoding sequences of a worker have behind them."""
+        ...
+
+    def running(self, worker: int) -> Sequence[Running]:
+        """List the decoding sequences of a worker."""
         ...
 
 
@@ -152,4 +177,17 @@ class Policy(Protocol):
 
     def wake_s(self) -> float | None:
         """When to call `dispatch` although nothing happens; None: never. Asked after each other call."""
+        ...
+
+
+@runtime_checkable
+class Mover(Protocol):
+    """What a policy has besides that moves sequences which decode."""
+
+    def moves(self, now_s: float) -> Sequence[Move]:
+        """Name sequences to move; asked whenever a prompt was computed or a sequence ended."""
+        ...
+
+    def moved(self, move: Move, now_s: float, *, is_there: bool) -> None:
+        """Learn how a move ended: the target goes on, or the source, or the sequence is over."""
         ...

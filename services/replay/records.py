@@ -21,12 +21,12 @@ class Record:
         output_tokens: its output.
         refused: why it was turned away; None: it was not.
         prefill_worker: who computed the prompt.
-        decode_worker: who wrote.
+        decode_worker: who wrote last.
         cached_tokens: prompt tokens that were not computed.
         moved_bytes: KV that moved for it.
         prefilled_s: its prompt was computed.
-        first_s: its first token was shown, where that is not an end of a step of the decode worker.
-        spans: steps of the decode worker at whose ends it got tokens, [first, last] each.
+        first_s: its first token was shown, where that is not an end of a step of who wrote.
+        spans: steps at whose ends it got tokens, (worker, first step, last step) each.
         ended_s: its last token.
     """
 
@@ -40,7 +40,7 @@ class Record:
     moved_bytes: int = 0
     prefilled_s: float = 0.0
     first_s: float | None = None
-    spans: list[tuple[int, int]] = field(default_factory=list)
+    spans: list[tuple[int, int, int]] = field(default_factory=list)
     ended_s: float | None = None
 
     def token_times_s(self, step_ends_s: "list[array[float]]") -> npt.NDArray[np.float64]:
@@ -53,5 +53,7 @@ class Record:
             Shape [output_tokens].
         """
         first = [] if self.first_s is None else [np.array([self.first_s])]
-        ends = np.frombuffer(step_ends_s[self.decode_worker]) if self.spans else np.empty(0)
-        return np.concatenate([*first, *(ends[start : stop + 1] for start, stop in self.spans)])
+        ends = {worker: np.frombuffer(step_ends_s[worker]) for worker, _, _ in self.spans}
+        return np.concatenate(
+            [*first, *(ends[worker][start : stop + 1] for worker, start, stop in self.spans)]
+        )

@@ -7,6 +7,8 @@ Invariant: a policy sees `Job` only, which does not say how long the output will
 from dataclasses import dataclass, field
 from enum import Enum
 
+from services.domain.spoiling import Decoding
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
@@ -36,6 +38,9 @@ class Stage(Enum):
     ENDED = "ended"
 
 
+NOTHING_BEHIND = Decoding(written_tokens=0, stalls_count=0, elapsed_s=0.0)
+
+
 @dataclass(slots=True, eq=False, kw_only=True)
 class Sequence:
     """One job of one worker.
@@ -49,6 +54,7 @@ class Sequence:
         streams: whoever pulls its blocks wants each chunk as it is ready.
         order: smaller goes first in its worker.
         stage: where it stands.
+        behind: what it wrote at other workers before.
         names: of its full blocks so far: the prompt's, and those of output if it lost its place once.
         computed_tokens: leading tokens with KV, as of the step it last began or stopped decoding at.
         shared_blocks: leading blocks held by reference.
@@ -67,6 +73,7 @@ class Sequence:
     streams: bool = False
     order: int = 0
     stage: Stage = Stage.WAITING
+    behind: Decoding = NOTHING_BEHIND
     names: list[int] = field(default_factory=list)
     computed_tokens: int = 0
     shared_blocks: int = 0

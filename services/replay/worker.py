@@ -20,7 +20,7 @@ from heapq import heappop, heappush
 
 from services.domain.spoiling import Decoding
 from services.replay.batch import Batch
-from services.replay.policy import WorkerState
+from services.replay.policy import Running, WorkerState
 from services.replay.presets import EngineTiming
 from services.replay.sequence import Sequence, Stage
 
@@ -66,6 +66,8 @@ class Worker:
         """A step is under way."""
         self.cuts = 0
         """How often a run was cut off: an end announced before that does not come."""
+        self.is_watched = False
+        """Somebody wants to see every step end: none are taken in one go."""
         self._begun = 0
         self.began_s = 0.0
         """When the step under way, or the last one, began; of a run, the first."""
@@ -103,6 +105,18 @@ class Worker:
         self.batch.rejoin(sequence)
         self._decode(sequence, step)
         return False
+
+    def part_with(self, sequence: Sequence, now_s: float) -> Decoding:
+        """Let a decoding sequence go after the step just delivered; it leaves its blocks behind.
+
+        Returns:
+            What it has behind it.
+        """
+        behind = self._behind(sequence, now_s)
+        self.batch.leave_decodes(sequence, len(self.step_ends_s) - 1)
+        self.batch.leave(sequence)
+        self.release(sequence, cold=True)
+        return behind
 
     def interrupt(self, now_s: float) -> float | None:
         """Let the step under way be the last one planned; returns its new end, None if that is as it was."""
@@ -144,17 +158,26 @@ class Worker:
         )
 
     def decodes(self, now_s: float) -> list[Decoding]:
-        """List what the decoding sequences have behind them here."""
+        """List what the decoding sequences have behind them, here and before."""
         self.settle(now_s)
-        batch, step, ends = self.batch, self._begun, self.step_ends_s
+        return [self._behind(one, now_s) for one in self.batch.running if one.stage is Stage.DECODING]
+
+    def _behind(self, sequence: Sequence, now_s: float) -> Decoding:
+        before = sequence.behind
+        return Decoding(
+            written_tokens=before.written_tokens + self._begun - sequence.joined_step - 1,
+            stalls_count=before.stalls_count + self.batch.stall_steps - sequence.stalls_before,
+            elapsed_s=before.elapsed_s + now_s - self.step_ends_s[sequence.joined_step],
+        )
+
+    def running(self, now_s: float) -> list[Running]:
+        """List the decoding sequences."""
+        self.settle(now_s)
+        step = self._begun - 1
         return [
-            Decoding(
-                written_tokens=step - sequence.joined_step - 1,
-                stalls_count=batch.stall_steps - sequence.stalls_before,
-                elapsed_s=now_s - ends[sequence.joined_step],
-            )
-            for sequence in batch.running
-            if sequence.stage is Stage.DECODING
+            Running(job=one.job, context_tokens=one.total_tokens + step - one.joined_step)
+            for one in self.batch.running
+            if one.stage is Stage.DECODING
         ]
 
     # ------------------------------------------------------------------ steps
@@ -184,7 +207,7 @@ class Worker:
         self.stepping = True
         ends.append(now_s + (decode_s + self._prefill_s))
         self._begun = step + 1
-        if not work.chunks and not batch.complete and not work.preempted_count:
+        if not (work.chunks or batch.complete or work.preempted_count or self.is_watched):
             self._run_ahead(step)
         return ends[-1], pulls
 

@@ -1,9 +1,10 @@
 """How many of some equal workers should decode, the others being free to prefill.
 
 Comes in: prompts as they arrive (in seconds of prefill), what decodes now. Goes out: a number of workers.
-The number is the one for which the wait of a prompt, as a share of the TTFT target, and a decode step, as a
-share of the TPOT target, add up to least: a second more of wait and a second more per token are measured by
-what each may take, so no ratio is set by anyone. Wait: Sakasegawa's approximation for several servers
+The number is the one for which the wait of a prompt, as a share of the TTFT target, and the square of a
+decode step, as a share of the TPOT target, add up to least: a second more of wait and a second more per token
+are measured by what each may take, so no ratio is set by anyone, and steps are the dearer the longer they
+are, so that busy minutes do not make ITL's tail. Wait: Sakasegawa's approximation for several servers
 (1977), and half a burst, since prompts come in bursts: (index of dispersion - 1) / 2 of them are ahead on
 average. What it gets wrong is learned (`services.router.learning.wait_record`).
 Invariant: functions of values; a number is always within what was asked for.
@@ -28,8 +29,14 @@ BURST_WEIGHT = 0.02
 """Weight of the newest window: about the last ten seconds speak."""
 WAIT_MAX_S = 10.0
 """Wait that stands for a queue that just grows without end."""
-STEP_FRAC_MAX = 0.9
+STEP_FRAC_MAX = 0.95
 """Share of the TPOT target that a step may take; the rest is for what joins meanwhile."""
+STEP_WEIGHT = 1.15
+"""What a step that takes the whole TPOT target counts for, beside a wait that takes the whole TTFT target. A
+choice: more of it gives shorter steps and longer TTFT."""
+MORE_COUNT = 0.3
+"""Sequences by which a worker fills up beyond its equal share, since it falls short of its limit by a part of
+one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,8 +163,8 @@ class Decodes:
 def step_limit_s(decoders: int, decodes: Decodes, *, tpot_target_s: float) -> float:
     """Choose how long a step may become before a sequence goes to an emptier worker.
 
-    As long as if all of them shared what decodes, and each had one sequence more: so they are enough for what
-    is there, and fill up to about the same. With one worker it is as much as the target allows.
+    As long as if all of them shared what decodes, and each had a part of a sequence more: so they are enough
+    for what is there, and fill up to about the same. With one worker it is as much as the target allows.
 
     Args:
         decoders: workers that decode, as `decoder_count` has it.
@@ -165,7 +172,10 @@ def step_limit_s(decoders: int, decodes: Decodes, *, tpot_target_s: float) -> fl
         tpot_target_s: of a request.
     """
     most_s = STEP_FRAC_MAX * tpot_target_s
-    return min(most_s, decodes.step_s(decoders, more=1)) if decoders > 1 else most_s
+    if decoders == 1:
+        return most_s
+    even_s = decodes.step_s(decoders)
+    return min(most_s, even_s + MORE_COUNT * (decodes.step_s(decoders, more=1) - even_s))
 
 
 def decoder_count(
@@ -195,7 +205,7 @@ def decoder_count(
     for decoders in range(least, max(least, worker_count - 1 if most is None else most) + 1):
         share = step_s(decoders) / tpot_target_s
         wait = wait_factor * demand.wait_s(max(1, worker_count - decoders)) / ttft_target_s
-        offer = (share > STEP_FRAC_MAX, wait + share, decoders)
+        offer = (share > STEP_FRAC_MAX, wait + STEP_WEIGHT * share * share, decoders)
         if best is None or offer < best:
             best = offer
     return best[2] if best else least

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from services.domain.first_gap import PLANNED_FRAC
 from services.domain.performance import PRESETS
 from services.gateway.pacing import first_token_hold_s
 from tests.wire.samples import TICKET
@@ -24,7 +25,7 @@ def hold_s(output_tokens: int | None) -> float:
 @pytest.mark.parametrize("output_tokens", [None, 500])
 def test_a_long_output_may_begin_with_the_longest_gap(output_tokens: int | None) -> None:
     """One gap in some hundred is not its tail; of an output of unknown length the same is believed."""
-    assert hold_s(output_tokens) == pytest.approx(MOVES_S + STEP_S - TARGET_S, abs=1e-6)
+    assert hold_s(output_tokens) == pytest.approx(MOVES_S + STEP_S - PLANNED_FRAC * TARGET_S, abs=1e-6)
 
 
 def test_a_short_output_begins_at_its_pace() -> None:

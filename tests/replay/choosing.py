@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from services.domain.spoiling import Decoding
-from services.replay.policy import WorkerState
+from services.replay.policy import Running, WorkerState
 from services.replay.presets import EngineTiming
 from services.replay.sequence import Job
 from tests.replay.scenery import PEERS_ENGINE
@@ -34,6 +34,7 @@ class StillFleet:
         self.states = [replace(IDLE, free_blocks=timing.kv_blocks) for _ in range(worker_count)]
         self.cached: list[set[int]] = [set() for _ in range(worker_count)]
         self.decoding: list[Sequence[Decoding]] = [() for _ in range(worker_count)]
+        self.sequences: list[Sequence[Running]] = [() for _ in range(worker_count)]
 
     def state(self, worker: int) -> WorkerState:
         """Look at a worker."""
@@ -45,6 +46,10 @@ class StillFleet:
             if name not in self.cached[worker]:
                 return count
         return len(block_names)
+
+    def running(self, worker: int) -> Sequence[Running]:
+        """Look at which sequences decode there."""
+        return self.sequences[worker]
 
     def decodes(self, worker: int) -> Sequence[Decoding]:
         """Look at who decodes there."""

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from services.domain.performance import PerformanceModel, preset
 from services.replay.cluster import Cluster
-from services.replay.policy import FirstToken, Fleet, Mechanisms, Way
+from services.replay.policy import FirstToken, Fleet, Mechanisms, Move, Way
 from services.replay.presets import EngineTiming
 from services.replay.sequence import Job
 from services.replay.traces import PrefixNames, Trace, TracedRequest, ordered
@@ -151,6 +151,34 @@ class LateBound:
     def wake_s(self) -> float | None:
         """Never."""
         return None
+
+
+class Restless(LateBound):
+    """The same, and whenever it may it moves a sequence to the next worker, room or not."""
+
+    def __init__(self, fleet: Fleet, mechanisms: Mechanisms) -> None:
+        """Move nothing yet."""
+        super().__init__(fleet, mechanisms)
+        self.moving: set[int] = set()
+        self.ends: list[tuple[int, bool]] = []
+        """Of moves: whose, and whether the target goes on."""
+
+    def moves(self, now_s: float) -> Sequence[Move]:
+        """Move the last sequence of each worker that decodes, unless it is on its way already."""
+        count = self._fleet.worker_count
+        found = []
+        for worker in range(count):
+            running = [one for one in self._fleet.running(worker) if one.job.index not in self.moving]
+            if running and count > 1:
+                job = running[-1].job
+                self.moving.add(job.index)
+                found.append(Move(job=job, source=worker, target=(worker + 1) % count))
+        return found
+
+    def moved(self, move: Move, now_s: float, *, is_there: bool) -> None:
+        """Note it."""
+        self.moving.remove(move.job.index)
+        self.ends.append((move.job.index, is_there))
 
 
 def token_times_s(cluster: Cluster) -> list[list[float]]:

@@ -104,6 +104,8 @@ def test_one_configuration_serves_prompts_and_outputs() -> None:
         settings = ReplaySettings(policy="baton", workers=4, timing="dynamo-mocker")
         report, cluster = replay(trace, settings)
         assert report.completed_count == 300
+        assert cluster.journeys.moves is not None
+        assert cluster.journeys.moves.done_count > 0, "workers that few sequences hold are emptied"
         assert report.goodput_p99_count > 270
         assert len({record.prefill_worker for record in cluster.records}) == 4, (
             "every worker prefills at times"

@@ -48,7 +48,7 @@ def test_a_stall_that_comes_anyway_is_shared() -> None:
     fleet = StillFleet(1)
     fleet.states[0] = replace(busy(fleet.states[0], until_s=0.01), decode_count=4)
     fleet.decoding[0] = [Decoding(written_tokens=2, stalls_count=0, elapsed_s=0.02)] * 4
-    prices = StallPrices(fleet, LengthRecord(), 0.0, scarcity=0.0, ttft_slo_s=2.0, itl_slo_s=0.025)
+    prices = StallPrices(fleet, LengthRecord(), 0.0, scarcity=0.0, spoilt_s=0.8, itl_slo_s=0.025)
     steps = NextSteps(fleet, [Given()], prices, 0.0, held_count=2)
     first = steps.best(make_offer(fleet, job(0, tail_tokens=400), 0.0))
     steps.take(first)
@@ -73,3 +73,17 @@ def test_a_prefix_is_fetched_while_another_prompt_is_computed() -> None:
     ways = {given.index: way for given, way in policy.dispatch(0.0)}
     assert {index: way.prefill for index, way in ways.items()} == {0: 1, 1: 1}
     assert ways[0].fetch_from == 0
+
+
+def test_who_waits_behind_makes_workers_without_outputs_dear() -> None:
+    """A worker that decodes takes a prompt that would otherwise hold up a long queue."""
+    fleet = StillFleet(2)
+    fleet.states[0] = busy(fleet.states[0], until_s=0.0)
+    fleet.decoding[0] = [Decoding(written_tokens=2, stalls_count=0, elapsed_s=0.02)]
+    prices = StallPrices(fleet, LengthRecord(), 0.0, scarcity=0.0, spoilt_s=0.8, itl_slo_s=0.025)
+    offer = make_offer(fleet, job(0, tail_tokens=4_000), 0.0)
+    takers = [
+        NextSteps(fleet, [Given(), Given()], prices, 0.0, held_count=held).best(offer).worker
+        for held in (1, 200)
+    ]
+    assert takers == [1, 0]

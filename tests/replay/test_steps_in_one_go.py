@@ -12,7 +12,7 @@ from services.replay.policies.options import PolicyOptions
 from services.replay.policy import Fleet, Mechanisms, Policy
 from services.replay.traces import Trace
 from services.replay.worker import RUN_STEPS_MAX
-from tests.replay.scenery import LateBound, engine, mechanisms, token_times_s, trace_of, traces
+from tests.replay.scenery import LateBound, Restless, engine, mechanisms, token_times_s, trace_of, traces
 
 
 def replayed(
@@ -69,13 +69,18 @@ def test_for_policies_that_place_at_once(
 
 
 @settings(max_examples=60, deadline=None)
-@given(trace=traces(), ways=mechanisms, steps=st.sampled_from([2, 5, RUN_STEPS_MAX]))
+@given(
+    trace=traces(),
+    policy=st.sampled_from([LateBound, Restless]),
+    ways=mechanisms,
+    steps=st.sampled_from([2, 5, RUN_STEPS_MAX]),
+)
 def test_for_a_policy_that_keeps_jobs_and_looks_at_everything(
-    trace: Trace, ways: Mechanisms, steps: int
+    trace: Trace, policy: type[LateBound], ways: Mechanisms, steps: int
 ) -> None:
     """States and overlaps seen in the middle of a run are those of walking, and so are all decisions."""
     walked, run = (
-        replayed(trace, lambda fleet: LateBound(fleet, ways), run_steps_max=most, kv_blocks=400)
+        replayed(trace, lambda fleet: policy(fleet, ways), run_steps_max=most, kv_blocks=400)
         for most in (1, steps)
     )
     assert_same(walked, run)

@@ -46,8 +46,8 @@ def test_a_target_is_kept_where_it_can_be() -> None:
     """However many prompts wait, decoding gets the workers that its target needs."""
     flood = Demand(load=50.0, mean_s=0.2, variation=1.0, dispersion=1.0)
     count = chosen(flood, sequences=80, tokens=1_600_000)
-    assert MODEL.decode_s(sequence_count=20, context_tokens=1_600_000 // count) <= 0.9 * 0.025
-    assert MODEL.decode_s(sequence_count=20, context_tokens=1_600_000 // (count - 1)) > 0.9 * 0.025
+    assert MODEL.decode_s(sequence_count=20, context_tokens=1_600_000 // count) <= 0.95 * 0.025
+    assert MODEL.decode_s(sequence_count=20, context_tokens=1_600_000 // (count - 1)) > 0.95 * 0.025
 
 
 def test_a_flood_of_prompts_leaves_decoding_what_it_needs() -> None:
@@ -100,10 +100,10 @@ def test_recent_work_is_forgotten_within_its_memory() -> None:
 
 @given(st.integers(1, 16), st.integers(1, 200), st.integers(0, 3_000_000))
 def test_workers_fill_up_but_not_beyond_the_target(decoders: int, sequences: int, tokens: int) -> None:
-    """So many workers can each take their share and one sequence more, unless the target forbids it."""
+    """So many workers can each take their share and somewhat more, unless the target forbids it."""
     decodes = Decodes(performance=PRESETS[DEFAULT], sequence_count=sequences, context_tokens=tokens)
     limit_s = step_limit_s(decoders, decodes, tpot_target_s=0.025)
-    assert limit_s <= 0.9 * 0.025
-    assert limit_s >= min(decodes.step_s(decoders), 0.9 * 0.025)
-    if decoders > 1 and limit_s < 0.9 * 0.025:
-        assert limit_s < decodes.step_s(decoders, more=2), "and not two more"
+    assert limit_s <= 0.95 * 0.025
+    assert limit_s >= min(decodes.step_s(decoders), 0.95 * 0.025)
+    if decoders > 1 and limit_s < 0.95 * 0.025:
+        assert limit_s < decodes.step_s(decoders, more=1), "and not one more"

@@ -21,13 +21,19 @@ from services.replay.policies.baton_order import QueueOrder
 from services.replay.policies.baton_seats import Given, Seats
 from services.replay.policies.baton_steps import Bid, NextSteps
 from services.replay.policies.options import PolicyOptions
-from services.replay.policy import FirstToken, Fleet, Mechanisms, Way
+from services.replay.policy import FirstToken, Fleet, Mechanisms, Move, Way
 from services.replay.sequence import Job
 from services.router.learning.tail_account import TailAccount
 
 BATON = Mechanisms(
     first_token=FirstToken.JUST_IN_TIME, streams_kv=True, streams_layers=True, cools_handed_over=True
 )
+
+
+SPOILT_FRAC = 1.2
+"""What keeping one more request within its own tail is worth, as a share of what the 95th percentile of TTFT
+leaves of its target: the nearer TTFT comes to it, the more of the other that may cost. A choice: less of it
+gives shorter TTFT and more requests with a long gap, more of it the opposite."""
 
 
 class Baton:
@@ -49,6 +55,9 @@ class Baton:
         self._bound: dict[int, tuple[int, int | None]] = {}
         """Who computes a job's prompt, and who writes, if that is known."""
         self._lengths = LengthRecord()
+        self._moving_tokens: dict[int, int] = {}
+        """KV tokens of jobs that are about to decode elsewhere."""
+        self._moves_looked_s = float("-inf")
         self._order = QueueOrder(options.ttft_slo_s)
         self._tail = TailAccount()
         self._seats = Seats(
@@ -88,7 +97,7 @@ class Baton:
             self._lengths,
             now_s,
             scarcity=self._tail.scarcity,
-            ttft_slo_s=self._options.ttft_slo_s,
+            spoilt_s=SPOILT_FRAC * self._order.left_s,
             itl_slo_s=self._options.itl_slo_s,
         )
         steps = NextSteps(self._fleet, self._given, prices, now_s, held_count=len(self._held))
@@ -170,6 +179,34 @@ class Baton:
         given.leaving_s.pop(job.index, None)
         if given.coming.pop(job.index, None) is not None:
             given.coming_tokens -= job.prompt_tokens
+
+    def moves(self, now_s: float) -> Sequence[Move]:
+        """Choose sequences that go on elsewhere; looked for once in a TPOT target at most."""
+        if now_s < self._moves_looked_s + self._options.itl_slo_s:
+            return ()
+        self._moves_looked_s = now_s
+        self._note_landings(now_s)
+        timing, at_s = self._fleet.timing, now_s
+        moves = self._seats.moves(now_s)
+        for move in moves:
+            index, target = move.job.index, self._given[move.target]
+            running = self._fleet.running(move.source)
+            tokens = next(one.context_tokens for one in running if one.job.index == index)
+            at_s += timing.performance.transfer_s(tokens * timing.kv_bytes_per_token)
+            self._moving_tokens[index] = tokens
+            self._given[move.source].moving.add(index)
+            target.coming[index] = Coming(at_s=at_s, is_shown=True)
+            target.coming_tokens += tokens
+        return moves
+
+    def moved(self, move: Move, now_s: float, *, is_there: bool) -> None:
+        """Learn how a move ended."""
+        index, target = move.job.index, self._given[move.target]
+        self._given[move.source].moving.discard(index)
+        del target.coming[index]
+        target.coming_tokens -= self._moving_tokens.pop(index)
+        if is_there:
+            self._bound[index] = (self._bound[index][0], move.target)
 
     # ------------------------------------------------------------------ ends
 

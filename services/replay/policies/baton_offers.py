@@ -7,7 +7,7 @@ the caches is at most `OFFER_AGE_S` old, which costs cached blocks at worst. Not
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from services.domain.spoiling import SPOILT_FRAC, TAIL_FRAC, LengthRecord, Standing, spoilt_count
+from services.domain.spoiling import TAIL_FRAC, LengthRecord, Standing, spoilt_count
 from services.replay.policy import Fleet, WorkerState
 from services.replay.presets import EngineTiming
 from services.replay.sequence import Job
@@ -96,15 +96,24 @@ class StallPrices:
         now_s: float,
         *,
         scarcity: float,
-        ttft_slo_s: float,
+        spoilt_s: float,
         itl_slo_s: float,
     ) -> None:
-        """Look at nobody yet."""
+        """Look at nobody yet.
+
+        Args:
+            fleet: the workers.
+            lengths: of outputs.
+            now_s: the moment.
+            scarcity: of long gaps.
+            spoilt_s: seconds of TTFT that keeping one more request within its own tail is worth.
+            itl_slo_s: of a request's mean gap.
+        """
         self._fleet = fleet
         self._now_s = now_s
         self._survival = lengths.survival()
         self._itl_slo_s = itl_slo_s
-        self._spoilt_s = SPOILT_FRAC * ttft_slo_s
+        self._spoilt_s = spoilt_s
         self._gap_s = self._spoilt_s * scarcity / (TAIL_FRAC * lengths.mean_tokens)
         """What one more long gap costs, whoever has it."""
         self._standings: dict[int, Sequence[Standing]] = {}

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field, replace
 
 from services.domain.spoiling import LengthRecord
 from services.replay.policies.at_once import tie_break
+from services.replay.policies.baton_moves import Holding, choose_moves
 from services.replay.policies.baton_offers import Coming
-from services.replay.policy import Fleet, WorkerState
+from services.replay.policy import Fleet, Move, WorkerState
 from services.replay.sequence import Job
 from services.router.learning.wait_record import WaitRecord
 from services.router.roles import Decodes, DemandRecord, RecentLoad, decoder_count, step_limit_s
@@ -43,6 +44,8 @@ class Given:
     coming_tokens: int = 0
     leaving_s: dict[int, tuple[float, Job]] = field(default_factory=dict)
     """Of those, the ones whose KV is on its way: when it should be here."""
+    moving: set[int] = field(default_factory=set)
+    """Jobs that decode here and are about to go on elsewhere."""
 
     def end_s(self, index: int) -> float:
         """Say when the prompt of a job here should be computed."""
@@ -71,7 +74,11 @@ class Seats:
         self._recent = RecentLoad()
         self._waits = WaitRecord()
         self._step_s = 0.0
-        """Of a worker that decodes, when last looked at."""
+        """Of a worker that decodes, when last looked at; so are the next two."""
+        self._decoders = 1
+        """Workers that should decode."""
+        self._wait_expected_s = 0.0
+        """Mean, of a prompt."""
 
     def fold(self, prefill_s: float, now_s: float) -> None:
         """Learn of a prompt that arrived."""
@@ -93,10 +100,12 @@ class Seats:
         states = [fleet.state(worker) for worker in workers]
         size = fleet.timing.block_size_tokens
         needed = job.prompt_tokens // size + GROWTH_BLOCKS
-        fits = [w for w in workers if states[w].free_blocks - given[w].coming_tokens // size > needed]
+        roomy = [w for w in workers if states[w].free_blocks - given[w].coming_tokens // size > needed]
+        fits = [w for w in roomy if not given[w].moving] or roomy
         counts = [states[w].decode_count + len(given[w].coming) for w in workers]
         tokens = [states[w].decode_context_tokens + given[w].coming_tokens for w in workers]
-        limit_s = self._limit_s(sum(counts) + 1, sum(tokens) + job.prompt_tokens, now_s)
+        limit_s = self._plan(sum(counts) + 1, sum(tokens) + job.prompt_tokens, now_s)
+        self._waits.expect(self._wait_expected_s)
         wait_max_s = BUSY_FRAC * self._itl_slo_s
         seats = [
             w
@@ -124,7 +133,41 @@ class Seats:
             ),
         )
 
-    def _limit_s(self, sequences: int, tokens: int, now_s: float) -> float:
+    def moves(self, now_s: float) -> list[Move]:
+        """Choose sequences that go on elsewhere; none while some do."""
+        fleet, given = self._fleet, self._given
+        workers = range(fleet.worker_count)
+        if any(given[w].moving for w in workers):
+            return []
+        states = [fleet.state(worker) for worker in workers]
+        size = fleet.timing.block_size_tokens
+        holdings = [
+            Holding(
+                worker=w,
+                sequence_count=states[w].decode_count + len(given[w].coming),
+                context_tokens=states[w].decode_context_tokens + given[w].coming_tokens,
+                free_blocks=states[w].free_blocks - given[w].coming_tokens // size,
+                is_source=not given[w].coming,
+                is_target=not given[w].prefilling or given[w].prefill_end_s <= now_s + self._itl_slo_s,
+            )
+            for w in workers
+        ]
+        if sum(1 for one in holdings if one.sequence_count) <= self._decoders:
+            return []
+        sequences = sum(one.sequence_count for one in holdings)
+        limit_s = self._plan(sequences, sum(one.context_tokens for one in holdings), now_s)
+        return choose_moves(
+            holdings,
+            [fleet.running(worker) for worker in workers],
+            timing=fleet.timing,
+            decoders=self._decoders,
+            limit_s=limit_s,
+            growth_blocks=GROWTH_BLOCKS,
+            life_s=self._lengths.mean_tokens * self._step_s,
+        )
+
+    def _plan(self, sequences: int, tokens: int, now_s: float) -> float:
+        """Choose how many workers decode; returns how long a step may become, s."""
         decodes = Decodes(
             performance=self._fleet.timing.performance, sequence_count=sequences, context_tokens=tokens
         )
@@ -138,7 +181,8 @@ class Seats:
             tpot_target_s=self._itl_slo_s,
             wait_factor=self._waits.tail_factor,
         )
-        self._waits.expect(min(self._ttft_slo_s, demand.wait_s(max(1, workers - decoders))))
+        self._decoders = decoders
+        self._wait_expected_s = min(self._ttft_slo_s, demand.wait_s(max(1, workers - decoders)))
         self._step_s = decodes.step_s(decoders)
         return step_limit_s(decoders, decodes, tpot_target_s=self._itl_slo_s)
 

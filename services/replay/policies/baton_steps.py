@@ -196,13 +196,13 @@ class NextSteps:
     def _alone(self, offer: Offer, worker: int, step: NextStep, most_s: float, *, begins: bool) -> Bid:
         """Price steps of its own."""
         whole = self._with(offer, worker, step)
-        return self._priced(worker, whole, step, whole.end_s - self._now_s, most_s, begins=begins)
+        price_s = whole.end_s - self._now_s + self._held_up_s(worker, whole.end_s - step.begin_s)
+        return self._priced(worker, whole, step, price_s, most_s, begins=begins)
 
     def _joined(self, offer: Offer, worker: int, step: NextStep, most_s: float) -> Bid:
         """Price a place among those that begin now.
 
-        Those who begin with it wait for longer; those left in the queue for less, as far as they wait for
-        this worker.
+        Those who begin with it wait for longer.
         """
         whole = self._with(offer, worker, step)
         later_s, fetches = whole.end_s - step.end_s, offer.fetches[worker]
@@ -210,8 +210,17 @@ class NextSteps:
         others_s = step.prompts_count * (whole.prompts_end_s - step.prompts_end_s)
         if step.fetched_steps:
             others_s += later_s
-        saved_s = (offer.prefill_s[worker] - later_s) * self._held_count / len(self._states)
-        return self._priced(worker, whole, step, own_s + others_s - saved_s, most_s, begins=True)
+        price_s = own_s + others_s + self._held_up_s(worker, later_s)
+        return self._priced(worker, whole, step, price_s, most_s, begins=True)
+
+    def _held_up_s(self, worker: int, duration_s: float) -> float:
+        """Say what those left in the queue wait for longer, together, when a worker is taken for so long.
+
+        One that decodes would take few of them.
+        """
+        if self._decodes(worker):
+            return 0.0
+        return duration_s * max(0, self._held_count - 1) / len(self._states)
 
     def _priced(
         self, worker: int, step: NextStep, before: NextStep, price_s: float, most_s: float, *, begins: bool
