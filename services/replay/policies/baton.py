@@ -4,10 +4,11 @@ Comes in: jobs. Goes out: ways. One late-bound queue, shortest prefill first, bu
 about to run out (`baton_order`). Every worker may do both: decode workers fill up one after another
 (`baton_seats`), and one that decodes takes a prompt where the wait it saves is worth more than the requests
 it is expected to spoil (`baton_offers`). Prompts that fit one step share it where that is quicker for all
-(`baton_steps`). KV moves while prefill goes on, missing prefixes are fetched from
-whoever has them, the first token is shown just in time, and copies left behind by a handoff are evicted
-first.
-Simulated only as yet: KV that moves during prefill, fetched prefixes, eviction on request (docs/replay.md).
+(`baton_steps`). Sequences leave workers that few of them hold (`baton_moves`). KV moves while prefill goes
+on, missing prefixes are fetched from whoever has them, the first token is shown just in time, and copies left
+behind by a handoff are evicted first.
+Simulated only as yet: KV that moves during prefill, fetched prefixes, eviction on request, sequences that
+move (docs/replay.md).
 Invariant: a job is bound to a worker that computes no prompt, so that its own is part of that worker's next
 step. Not here: the engine.
 """
