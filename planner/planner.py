@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from planner.advice import Lately, advise
 from planner.arranging import Arrangement, Arranger, Wanted
+from planner.believing import ModelRecord
 from planner.decision import Decision, PoolOrder
 from planner.forecasting import Forecast, Forecaster
 from planner.kinds import Worths, plain_worths, worths
@@ -21,7 +22,10 @@ from planner.shaping import Shape, engine_of, load_of, shape_of
 from planner.sizing import NOTHING, Needs, Sizing
 from planner.stabilising import ErrorBudget, Keeping, RoleKeeping
 from planner.wording import headline, why
+from services.domain.worker import Phase
 
+ALLOWED_MAX_FRAC = 0.5
+"""Share of requests that any plan may let be late at most."""
 NOW, LATER, BETWEEN = 0, 1, 2
 """Horizons of the forecaster, and what it expects at most up to the later one."""
 
@@ -40,6 +44,7 @@ class Planner:
             memory_s=settings.budget_memory_s,
             factor_max=settings.budget_factor_max,
         )
+        self._model = ModelRecord(settings.budget_memory_s)
         self._roles = RoleKeeping(settings.budget_memory_s)
         self._lately = Lately()
         self._shape: Shape | None = None
@@ -51,8 +56,11 @@ class Planner:
 
     @property
     def allowed_late_frac(self) -> float:
-        """Share of requests that may be late in a plan made now."""
-        return self._budget.allowed_late_frac
+        """Share of requests that may be late in a plan made now, as the model counts them."""
+        late_frac = 1.0 - self._settings.targets.attainment_frac
+        factor_max = self._settings.budget_factor_max
+        allowed = self._budget.allowed_late_frac * self._model.factor
+        return min(ALLOWED_MAX_FRAC, late_frac * factor_max, max(late_frac / factor_max, allowed))
 
     def decide(self, observation: Observation) -> Decision:
         """Decide, given what is known now."""
@@ -171,11 +179,12 @@ class Planner:
         engines = {kind.name: engine_of(kind, attainment) for kind in self._settings.kinds}
         known = self._worths(engines, load)
         soon = Sizing(engines[known.reference], load, targets.slo, spills=self._settings.spills)
-        allowed = self._budget.allowed_late_frac
+        present = soon.at_rate(now.requests_per_s, now.spread)
+        self._compare(observation, present, known)
+        allowed = self.allowed_late_frac
         needs = self._hints[LATER] = self._needs(soon, allowed, self._hints[LATER])
         at_once = needs  # no more than later, where less is asked for now and that is as sure
         if now.requests_per_s > later.requests_per_s or not now.spread.within(later.spread):
-            present = soon.at_rate(now.requests_per_s, now.spread)
             at_once = self._hints[NOW] = self._needs(present, allowed, self._hints[NOW])
         clearing = self._clearing(soon, observation.backlog, at_once)
         at_once = replace(at_once, prefill=at_once.prefill + math.ceil(clearing))
@@ -184,9 +193,7 @@ class Planner:
             now=at_once,
             later=needs,
             kept=self._keep(observation.at_s, at_once, needs, between),
-            late_of=lambda prefill, decode: soon.at_rate(now.requests_per_s, now.spread).late_of(
-                prefill - clearing, decode
-            ),
+            late_of=lambda prefill, decode: present.late_of(prefill - clearing, decode),
             late_later_of=soon.late_of,
             allowed_late_frac=allowed,
             may_stop=self._may_stop(observation.at_s),
@@ -222,6 +229,21 @@ class Planner:
             workers=sum(pool.ready_count for pool in observation.pools),
         )
         return replace(decision, advice=advice)
+
+    def _compare(self, observation: Observation, present: Sizing, known: Worths) -> None:
+        """Hold what the model says of the workers there are against what was seen."""
+        demand, attainment = observation.demand, observation.attainment
+        if demand is None or attainment.request_count <= 0:
+            return
+        ready = {Phase.PREFILL: 0.0, Phase.DECODE: 0.0}
+        for pool in observation.pools:
+            ready[pool.phase] += pool.ready_count * known.of(pool.phase, pool.kind)
+        self._model.fold(
+            observation.at_s,
+            said_frac=present.late_of(ready[Phase.PREFILL], ready[Phase.DECODE]),
+            seen_frac=min(1.0, (1.0 - attainment.ttft_frac) + (1.0 - attainment.tpot_frac)),
+            requests_per_s=demand.requests_per_s,
+        )
 
     def _needs(self, sizing: Sizing, allowed: float, hint: Needs) -> Needs:
         least = min(1, self._settings.limits.prefill.workers_min) if self._settings.spills else 1
