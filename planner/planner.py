@@ -57,10 +57,7 @@ class Planner:
     @property
     def allowed_late_frac(self) -> float:
         """Share of requests that may be late in a plan made now, as the model counts them."""
-        late_frac = 1.0 - self._settings.targets.attainment_frac
-        factor_max = self._settings.budget_factor_max
-        allowed = self._budget.allowed_late_frac * self._model.factor
-        return min(ALLOWED_MAX_FRAC, late_frac * factor_max, max(late_frac / factor_max, allowed))
+        return min(ALLOWED_MAX_FRAC, self._budget.allowed_late_frac * self._model.factor)
 
     def decide(self, observation: Observation) -> Decision:
         """Decide, given what is known now."""

@@ -294,7 +294,8 @@ def test_late_requests_tighten_the_plan_and_punctual_ones_ease_it() -> None:
             observation(place * LOOK_S, 60.0, state, attainment=Attainment(request_count=600, ttft_frac=0.9))
         )
     assert 0.01 < good.allowed_late_frac <= 0.1
-    assert 0.001 * (1 - 1e-9) <= bad.allowed_late_frac < 0.01
+    least = 0.001 / 4.0  # a tenth of the budget, and a model that says a quarter of what comes
+    assert least * (1 - 1e-9) <= bad.allowed_late_frac < 0.01
 
 
 def test_it_sleeps_when_allowed_and_the_queue_wakes_it() -> None:
