@@ -21,7 +21,7 @@ from typing import NamedTuple
 from services.domain.blocks import BlockHash
 from services.domain.errors import DeadlineUnmeetable
 from services.domain.ids import GatewayId, WorkerId
-from services.domain.performance import PerformanceModel
+from services.domain.performance import PerformanceModel, PrefillChunk
 from services.domain.task import QueuedTask, TaskRecord
 from services.prefill.rivals import Rivals
 from services.prefill.stalling import NOBODY_STALLS, Stalls
@@ -126,11 +126,10 @@ def order(tasks: Sequence[QueuedTask], claimant: Claimant) -> Take | Drop | Leav
         patience = _patience(record, claimant, overlap, prefill_s, rivals)
         if patience.wait_s is None:
             continue
-        new_tokens = max(1, record.prompt_tokens - overlap)
-        chunk_count = -(-new_tokens // claimant.step_tokens_max)
-        left_s = claimant.stalls.patience_s(
-            queued, prefill_s=prefill_s, chunk_count=chunk_count, new_tokens=new_tokens
-        )
+        cached = min(overlap, record.prompt_tokens - 1)
+        chunk = PrefillChunk(new_tokens=record.prompt_tokens - cached, context_tokens=cached)
+        steps_count = -(-chunk.new_tokens // claimant.step_tokens_max)
+        left_s = claimant.stalls.patience_s(queued, chunk, prefill_s=prefill_s, steps_count=steps_count)
         patience_s = left_s + patience.wait_s - queued.waited_s
         if patience_s > 0:
             retry_s = patience_s if retry_s is None else min(retry_s, patience_s)

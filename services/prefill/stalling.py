@@ -12,10 +12,11 @@ Not here: the order of tasks (`services.prefill.ordering`).
 import math
 from collections.abc import Sequence
 
+from services.domain.performance import PrefillChunk
 from services.domain.slo import Slo
 from services.domain.spoiling import SPOILT_FRAC, Decoding, spoilt_count
 from services.domain.task import QueuedTask
-from services.prefill.next_step import NextStep
+from services.domain.together import Together
 
 GAIN_LEAST_FRAC = 0.01
 """Share of the TPOT target that a step is taken to be shorter than that target at least."""
@@ -33,7 +34,7 @@ class Stalls:
         survival: Sequence[float],
         decode_step_s: float,
         has_free_peer: bool,
-        next_step: NextStep | None = None,
+        begins: Together | None = None,
     ) -> None:
         """Price nothing yet.
 
@@ -42,37 +43,50 @@ class Stalls:
             survival: of lengths of outputs, as `LengthRecord` has it.
             decode_step_s: a step of theirs without a prompt.
             has_free_peer: whether another worker that may prefill decodes nothing.
-            next_step: what begins with the engine's next step anyway; None: nothing does.
+            begins: what begins with the engine's next step anyway; None: nothing does.
         """
         self._decoding = decoding
         self._survival = survival
         self._decode_step_s = decode_step_s
         self._has_free_peer = has_free_peer
-        self._next_step = next_step
+        self._begins = begins
         self._prices_s: dict[tuple[Slo, int, int], float] = {}
 
-    def patience_s(self, queued: QueuedTask, *, prefill_s: float, chunk_count: int, new_tokens: int) -> float:
+    def patience_s(
+        self, queued: QueuedTask, chunk: PrefillChunk, *, prefill_s: float, steps_count: int
+    ) -> float:
         """Say for how long a task is left to others because of who decodes here, in s from its arrival.
 
         Args:
             queued: the task.
-            prefill_s: what its prefill takes here.
-            chunk_count: engine steps of its prefill.
-            new_tokens: that it computes here.
+            chunk: all that it computes here.
+            prefill_s: what that takes alone.
+            steps_count: engine steps of it.
         """
         slo = queued.record.slo
         if not self._decoding or slo is None:
             return 0.0
-        price_s = self._price_s(slo, prefill_s, chunk_count)
-        step = self._next_step
-        if step is not None and price_s and step.fits(new_tokens, decode_count=len(self._decoding)):
-            added_s = step.added_s(prefill_s=prefill_s, new_tokens=new_tokens)
-            paid_s = self._price_s(slo, step.prefill_s, step.steps_count)
-            whole_s = self._price_s(slo, step.prefill_s + added_s, step.steps_count)
-            price_s = min(price_s, whole_s - paid_s + step.prompts_count * added_s)
+        price_s = self._price_s(slo, prefill_s, steps_count)
+        if price_s:
+            price_s = min(price_s, self._joining_s(slo, chunk))
         if self._has_free_peer:
             return price_s
         return min(price_s, max(0.0, queued.record.ttft_target_s - prefill_s))
+
+    def _joining_s(self, slo: Slo, chunk: PrefillChunk) -> float:
+        """Price what a prompt adds to steps that others take anyway; these wait for longer, too.
+
+        Infinite where it does not fit.
+        """
+        begins, decode_count = self._begins, len(self._decoding)
+        if begins is None or not begins.prompts_count:
+            return math.inf
+        if not begins.fits(chunk.new_tokens, decode_count=decode_count):
+            return math.inf
+        whole = begins.with_prompt(chunk)
+        paid_s = self._price_s(slo, begins.prefill_s, begins.steps_count)
+        whole_s = self._price_s(slo, whole.prefill_s, begins.steps_count)
+        return whole_s - paid_s + begins.prompts_count * (whole.prefill_s - begins.prefill_s)
 
     def _price_s(self, slo: Slo, stall_s: float, steps_count: int) -> float:
         """Price so many steps that take so long together."""

@@ -208,8 +208,8 @@ TABLE: tuple[Metric, ...] = (
     Metric(
         name="baton_planner_allowed_late_ratio",
         kind=Kind.GAUGE,
-        text="Share of requests that a plan made now may make late, as the performance model counts them: the "
-        "error budget, times how many the model says for each that comes.",
+        text="Share of requests that may be late in a plan made now, as the performance model counts them: "
+        "the error budget, times how many the model says for each that comes.",
     ),
     Metric(
         name="baton_planner_observation_age_seconds",

@@ -19,10 +19,10 @@ from services.domain.integrity import IntegrityLimits, IntegrityRecord, KvChecke
 from services.domain.link import Cancel, Goodbye, HandoffAnswer, Hello, StartDecode, ToWorker
 from services.domain.pace import PaceRecord, correct
 from services.domain.performance import PerformanceModel
+from services.domain.together import together
 from services.domain.worker import Lifecycle, Phase, RoleOrder, WorkerStatus
 from services.engine.port import DecodeJob, Engine, EngineInfo, EngineStep
 from services.link.port import GatewayLink, LinkServer
-from services.prefill.next_step import begin_with
 from services.prefill.ordering import Claimant
 from services.prefill.phase import PrefillPhase
 from services.prefill.stalling import Stalls
@@ -175,7 +175,7 @@ class Worker:
                 sequence_count=load.running_count, context_tokens=load.running_context_tokens
             ),
             has_free_peer=self._peers.has_free,
-            next_step=begin_with(
+            begins=together(
                 self._prefill.beginning(),
                 performance=performance,
                 step_tokens_max=self._info.limits.step_tokens_max,

@@ -17,7 +17,6 @@ PURE_ELSEWHERE = frozenset(
     {
         "services/cluster/roster.py",
         "services/cluster/supervision.py",
-        "services/prefill/next_step.py",
         "services/prefill/ordering.py",
         "services/prefill/rivals.py",
         "services/prefill/room.py",

@@ -10,7 +10,7 @@ from services.domain.performance import PrefillChunk
 from services.domain.slo import Slo
 from services.domain.spoiling import Decoding, LengthRecord
 from services.domain.task import QueuedTask
-from services.prefill.next_step import begin_with
+from services.domain.together import together
 from services.prefill.ordering import Claimant, Leave, Take, order
 from services.prefill.stalling import Stalls
 from tests.prefill.test_order_of_claims import claimant, queued
@@ -41,7 +41,7 @@ def busy(*decoding: Decoding, free_peer: bool = False, begins: Sequence[int] = (
         survival=LengthRecord().survival(),
         decode_step_s=0.01,
         has_free_peer=free_peer,
-        next_step=begin_with(
+        begins=together(
             (PrefillChunk(new_tokens=tokens, context_tokens=0) for tokens in begins),
             performance=worker.performance,
             step_tokens_max=worker.step_tokens_max,

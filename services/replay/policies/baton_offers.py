@@ -33,10 +33,12 @@ class Offer:
     """Who has the longest prefix."""
     fetches: list[bool]
     """By worker: whether it fetches that prefix."""
-
-    def new_tokens(self, worker: int, timing: EngineTiming) -> int:
-        """Count the tokens that a worker would compute, at least the last one."""
-        return max(1, self.job.prompt_tokens - self.leading_blocks[worker] * timing.block_size_tokens)
+    fetch_s: list[float]
+    """By worker: what of its time it only waits for that prefix."""
+    compute_s: list[float]
+    """By worker: the rest of it."""
+    new_tokens: list[int]
+    """By worker: tokens that it would compute, at least the last one."""
 
 
 def prompt_s(timing: EngineTiming, job: Job, leading_blocks: int) -> float:
@@ -70,9 +72,19 @@ def make_offer(fleet: Fleet, job: Job, now_s: float, last: Offer | None = None) 
         fetched_s = timing.performance.transfer_s((most - blocks) * timing.block_bytes) + times_s[most]
         if blocks < most and fetched_s < prefill_s[worker]:
             prefill_s[worker], leading[worker], fetches[worker] = fetched_s, most, True
-    holder = next(w for w, blocks in enumerate(leading) if blocks == most and not fetches[w])
+    size = timing.block_size_tokens
     return Offer(
-        job=job, at_s=now_s, prefill_s=prefill_s, leading_blocks=leading, holder=holder, fetches=fetches
+        job=job,
+        at_s=now_s,
+        prefill_s=prefill_s,
+        leading_blocks=leading,
+        holder=next(w for w, blocks in enumerate(leading) if blocks == most and not fetches[w]),
+        fetches=fetches,
+        fetch_s=[
+            s - times_s[most] if is_fetch else 0.0 for s, is_fetch in zip(prefill_s, fetches, strict=True)
+        ],
+        compute_s=[times_s[blocks] for blocks in leading],
+        new_tokens=[max(1, job.prompt_tokens - blocks * size) for blocks in leading],
     )
 
 
