@@ -151,9 +151,9 @@ class PlannerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     starts long, so that what one correction does is seen before the next."""
 
     budget_factor_max: Annotated[float, msgspec.Meta(ge=1)] = 10.0
-    """Bound of that correction: the share of late requests aimed at is at any moment at most so many times the
-    budget, and at least the budget over it. 1 turns the correction off. How many of them the performance model
-    says is corrected apart, by four times at most."""
+    """Bound of that correction: the share of late requests that is aimed at is at most so many times the budget
+    at any moment, and at least the budget over it. 1 turns the correction off. How many of them the performance
+    model says is corrected apart, by four times at most."""
 
     def __post_init__(self) -> None:
         """Refuse values that contradict each other.

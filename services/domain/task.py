@@ -47,6 +47,16 @@ def mark_depths(blocks: int) -> range:
     return range(stride, blocks, stride)
 
 
+def mark_hashes(hashes: Sequence[BlockHash]) -> tuple[BlockHash, ...]:
+    """Choose the hashes of a prompt's marks: at `mark_depths`, then the last one.
+
+    Args:
+        hashes: shape [blocks], a chain as `hash_blocks` gives it, not empty.
+    """
+    depths = mark_depths(len(hashes))
+    return (*hashes[depths.start - 1 : len(hashes) - 1 : depths.step], hashes[-1])
+
+
 def mark_prefix(hashes: Sequence[BlockHash]) -> tuple[PrefixMark, ...]:
     """Choose at most PREFIX_MARKS_MAX evenly spaced hashes of a chain, and always the last one.
 
@@ -56,7 +66,7 @@ def mark_prefix(hashes: Sequence[BlockHash]) -> tuple[PrefixMark, ...]:
     if not hashes:
         return ()
     depths = (*mark_depths(len(hashes)), len(hashes))
-    return tuple(PrefixMark(depth_blocks=d, block_hash=hashes[d - 1]) for d in depths)
+    return tuple(map(PrefixMark, depths, mark_hashes(hashes)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,6 @@ from services.domain.task import QueuedTask
 from services.domain.worker import WorkerStatus
 from services.router.decode_placement import place_decode
 from services.router.fleet.fleet_view import FleetView
-from services.router.fleet.ledger import Burden, Ledger
 from services.router.fleet.worker_view import burden_of_prompt, burden_of_sequence
 from services.router.learning.misses import Misses
 from services.router.learning.output_lengths import OutputLengths
@@ -27,7 +26,8 @@ from services.router.prefixes.coming import ComingPrefixes
 from services.router.prefixes.findings import Applied, Folded, GapFound
 from services.router.prefixes.index import PrefixIndex
 from services.router.pricing.account import AccountedPlacement
-from services.router.pricing.queue_load import QueueClass, QueueLoad, bound_tokens, queue_class, read_queue
+from services.router.pricing.queue_load import QueueLoad
+from services.router.queue_account import QueueAccount
 from services.router.settings import RouterSettings
 from services.router.soft_roles import SoftRoles
 
@@ -41,6 +41,7 @@ class Router:
         self.index = PrefixIndex(
             slack_frac=settings.index_slack_frac, batches_waiting_max=settings.index_batches_waiting_max
         )
+        self._queue = QueueAccount(settings)
         self._coming = ComingPrefixes()
         self._hits = HitRecord()
         self._pressure = Pressure(settings.burst_s)
@@ -49,16 +50,6 @@ class Router:
         """How long outputs become, as far as the owner folds those of its requests."""
         self.misses = Misses(settings.slo, settings.miss_frac)
         """How wrong predictions were, as far as the owner folds what became of its requests."""
-        self._queued: dict[QueueClass, tuple[int, int]] = {}
-        self._bound: dict[QueueClass, dict[WorkerId, float]] = {}
-        self._queue_reachable = True
-        self._enqueued: Ledger[QueueClass] = Ledger(settings.placements_max)
-        """Prompts sent to the queue that its mirror may not show yet."""
-        self._named: Ledger[WorkerId] = Ledger(settings.placements_max)
-        """What of them waits for one worker in particular."""
-        self._claims: set[str] = set()
-        self._claim_of: dict[str, str] = {}
-        """The same, by id of the task."""
         self._linked: frozenset[WorkerId] = frozenset()
         self._departed: set[WorkerId] = set()
         """Gone from the bus and still linked."""
@@ -147,33 +138,25 @@ class Router:
         """Take everything that is in the prefill queue now."""
         tasks = tuple(tasks)
         self._coming.fold(tasks)
-        reading = read_queue(tasks, self._block_size_tokens)
-        self._queued, self._bound = reading.waiting, reading.bound
-        for waiting in self._enqueued.places():
-            self._enqueued.settle(waiting, now_s - self.settings.placement_settle_s)
-        for worker_id in self._named.places():
-            self._named.settle(worker_id, now_s - self.settings.placement_settle_s)
-        claims = {work.task_id for work in reading.claimed}
-        for ended in self._claims - claims:
-            self.fleet.fold_ended(ended)
-        for work in reading.claimed:
+        claims = self._queue.fold(tasks, self._block_size_tokens, now_s)
+        for claim_id in claims.ended:
+            self.fleet.fold_ended(claim_id)
+        for work in claims.begun:
             view = self.fleet.get(work.worker_id)
-            if work.task_id not in self._claims and view is not None:
+            if view is not None:
                 burden = burden_of_prompt(
                     view.limits, prompt_tokens=work.prompt_tokens, uncached_tokens=work.uncached_tokens
                 )
-                self.fleet.fold_placed(work.task_id, work.worker_id, burden, now_s)
-        self._claims = claims
-        self._claim_of = {claim.rpartition("/")[0]: claim for claim in claims}
+                self.fleet.fold_placed(work.claim_id, work.worker_id, burden, now_s)
 
     def fold_bus(self, *, connected: bool, now_s: float) -> None:
         """Take whether the bus answers; while it does not, nothing ages and nothing can be queued."""
-        self._queue_reachable = connected
+        self._queue.reachable = connected
         self.fleet.fold_bus(connected=connected, now_s=now_s)
 
     def fold_ended(self, request_id: RequestId) -> None:
         """Forget a request's placement because it ended; unknown ids are ignored."""
-        self._unqueue(request_id)
+        self._queue.forget(request_id)
         self._roles.forget(request_id)
         self.fleet.fold_ended(request_id)
 
@@ -240,8 +223,9 @@ class Router:
         """Decide who continues a handed-over prompt, and remember it as load."""
         if query.waited_s is not None:
             self._roles.fold_wait(query.request_id, query.waited_s)
-        if query.task_id is not None:
-            self.fleet.fold_ended(self._claim_of.get(query.task_id, ""))  # whoever computed it is free of it
+        claim = None if query.task_id is None else self._queue.claim_of(query.task_id)
+        if claim is not None:
+            self.fleet.fold_ended(claim.claim_id)  # whoever computed it is free of it
         outcome = place_decode(
             query,
             fleet=self.fleet,
@@ -251,7 +235,7 @@ class Router:
         )
         view = self.fleet.get(outcome.worker_id) if isinstance(outcome, DecodePlacement) else None
         if view is not None:
-            self._unqueue(query.request_id)
+            self._queue.forget(query.request_id)
             burden = burden_of_sequence(view.limits, context_tokens=query.context_tokens)
             self.fleet.fold_placed(query.request_id, view.worker_id, burden, now_s)
         return outcome
@@ -261,27 +245,8 @@ class Router:
         return self._roles.step_limit_s(model, self.fleet, now_s)
 
     def queue_load(self, model: str, priority: int = 0) -> QueueLoad:
-        """What waits for any prefill worker of a model and goes before a task of this priority.
-
-        Own placements on their way are included. Batch work waits for everybody, interactive work for
-        its own kind only.
-        """
-        interactive, batch = (model, False), (model, True)
-        waiting_tokens = waiting_count = 0
-        bound = {named: float(self._named.at(named).prefill_tokens) for named in self._named.places()}
-        for waiting in (interactive, batch) if queue_class(model, priority) == batch else (interactive,):
-            tokens, count = self._queued.get(waiting, (0, 0))
-            sent = self._enqueued.at(waiting)
-            waiting_tokens += tokens + sent.prefill_tokens
-            waiting_count += count + sent.waiting_count
-            for worker_id, own_tokens in self._bound.get(waiting, {}).items():
-                bound[worker_id] = bound.get(worker_id, 0.0) + own_tokens
-        return QueueLoad(
-            waiting_tokens=waiting_tokens,
-            waiting_count=waiting_count,
-            bound_tokens=bound,
-            reachable=self._queue_reachable,
-        )
+        """What waits for any prefill worker of a model and goes before a task of this priority."""
+        return self._queue.load(model, priority)
 
     # Inside ------------------------------------------------------------------------------------------
 
@@ -298,24 +263,14 @@ class Router:
         cached = placed.overlap_blocks * view.limits.block_size_tokens
         uncached = max(1, query.prompt_tokens - cached)
         if placed.path is Path.LOCAL:
-            self._unqueue(query.request_id)
+            self._queue.forget(query.request_id)
             burden = burden_of_prompt(
                 view.limits, prompt_tokens=query.prompt_tokens, uncached_tokens=uncached
             )
             self.fleet.fold_placed(query.request_id, placed.worker_id, burden, now_s)
         else:
             self.fleet.fold_ended(query.request_id)
-            burden = Burden(waiting_count=1, prefill_tokens=uncached)
-            if cached:
-                own = bound_tokens(prompt_tokens=query.prompt_tokens, uncached_tokens=uncached)
-                self._named.add(query.request_id, placed.worker_id, Burden(prefill_tokens=int(own)), now_s)
-            self._enqueued.add(
-                query.request_id, queue_class(query.scope.model, query.priority), burden, now_s
-            )
-
-    def _unqueue(self, request_id: RequestId) -> None:
-        self._enqueued.end(request_id)
-        self._named.end(request_id)
+            self._queue.send(query, placed.worker_id, uncached, now_s)
 
     def _note(self, folded: Folded) -> GapFound | None:
         if isinstance(folded, GapFound):

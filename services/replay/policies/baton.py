@@ -30,8 +30,7 @@ BATON = Mechanisms(
     first_token=FirstToken.JUST_IN_TIME, streams_kv=True, streams_layers=True, cools_handed_over=True
 )
 
-
-SPOILT_FRAC = 1.2
+SPOILT_LEFT_FRAC = 1.2
 """What keeping one more request within its own tail is worth, as a share of what the 95th percentile of TTFT
 leaves of its target: the nearer TTFT comes to it, the more of the other that may cost. A choice: less of it
 gives shorter TTFT and more requests with a long gap, more of it the opposite."""
@@ -98,7 +97,7 @@ class Baton:
             self._lengths,
             now_s,
             scarcity=self._tail.scarcity,
-            spoilt_s=SPOILT_FRAC * self._order.left_s,
+            spoilt_s=SPOILT_LEFT_FRAC * self._order.left_s,
             itl_slo_s=self._options.itl_slo_s,
         )
         steps = NextSteps(self._fleet, self._given, prices, now_s, held_count=len(self._held))

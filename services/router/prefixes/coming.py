@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from services.domain.blocks import BlockHash
 from services.domain.ids import TaskId, WorkerId
-from services.domain.task import QueuedTask, TaskRecord, mark_depths
+from services.domain.task import QueuedTask, TaskRecord, mark_depths, mark_hashes
 
 
 class Coming(NamedTuple):
@@ -76,11 +76,10 @@ class ComingPrefixes:
         """
         if not self._marks or not hashes:
             return None
-        count = len(hashes)
-        depths = mark_depths(count)
-        marks = (*hashes[depths.start - 1 : count - 1 : depths.step], hashes[-1])
+        marks, count = mark_hashes(hashes), len(hashes)
         if self._marks.keys().isdisjoint(marks):
             return None
+        depths = mark_depths(count)
         for depth, block_hash in zip(chain((count,), reversed(depths)), reversed(marks), strict=True):
             place = self._marks.get(block_hash)
             if place is not None:

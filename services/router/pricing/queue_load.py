@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
 
-from services.domain.ids import WorkerId
+from services.domain.ids import TaskId, WorkerId
 from services.domain.request import is_batch
 from services.domain.task import QueuedTask, TaskRecord
 
@@ -43,7 +43,9 @@ class QueueLoad(NamedTuple):
 class ClaimedWork:
     """A task that a worker took."""
 
-    task_id: str
+    task_id: TaskId
+    claim_id: str
+    """Of this claim: a task that is taken again has another."""
     worker_id: WorkerId
     prompt_tokens: int
     uncached_tokens: int
@@ -97,7 +99,8 @@ def read_queue(
         else:
             claimed.append(
                 ClaimedWork(
-                    task_id=f"{record.task_id}/{task.claim.attempt}",
+                    task_id=record.task_id,
+                    claim_id=f"{record.task_id}/{task.claim.attempt}",
                     worker_id=task.claim.worker_id,
                     prompt_tokens=record.prompt_tokens,
                     uncached_tokens=uncached,

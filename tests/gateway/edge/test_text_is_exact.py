@@ -77,12 +77,13 @@ def test_byte_fallback_text_equals_decoding_at_once(parts: list[list[int]]) -> N
 
 @given(ids=st.lists(st.integers(0, 260), max_size=80))
 def test_stray_bytes_are_shown_soon(ids: list[int]) -> None:
-    """Whatever bytes a model writes, nothing raises and at most a few tokens are held back."""
+    """Whatever bytes a model writes, nothing raises and at most a few tokens with a text are held back."""
     detokenizer = WindowDetokenizer(FALLBACK, ())
     silent = 0
     for i in ids:
-        silent = 0 if detokenizer.push([i]) else silent + 1
-        assert silent <= 8 or FALLBACK.decode([i], skip_special_tokens=True) == ""
+        has_text = FALLBACK.decode([i], skip_special_tokens=True) != ""
+        silent = 0 if detokenizer.push([i]) else silent + has_text
+        assert silent <= 8
 
 
 def test_token_bytes_of_a_byte_fallback_vocabulary() -> None:
