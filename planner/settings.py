@@ -145,14 +145,14 @@ class PlannerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Age at which an observation is no ground for a decision: pools then stay as they are. Three looks, or
     three scrapes of Prometheus at its usual 15 s."""
 
-    budget_memory_s: _Positive = 600.0
+    budget_memory_s: _Positive = 300.0
     """How fast the measured attainment corrects the plan: after so long without a late request the plan may
-    be late e times as often at any one moment, and an excess of late requests takes it back as fast. Several
+    be late e times as often at any one moment, and an excess of late requests takes it back as fast. A few
     starts long, so that what one correction does is seen before the next."""
 
     budget_factor_max: Annotated[float, msgspec.Meta(ge=1)] = 10.0
-    """Bound of that correction: the share of late requests that is aimed at is at most so many times the budget
-    at any moment, and at least the budget over it. 1 turns the correction off. How many of them the performance
+    """Bound of that correction: at any moment the share of late requests planned for is at most so many times
+    the budget, and at least the budget over it. 1 turns the correction off. How many of them the performance
     model says is corrected apart, by four times at most."""
 
     def __post_init__(self) -> None:

@@ -19,7 +19,7 @@ kept for twice as long: turns an hour grow with the logarithm of the hour, whate
 
 *Error budget.* The targets allow a share of late requests over the long run. Whole workers round up, so most
 of the time fewer are late; and what cannot be foreseen makes more late at times. The share planned for is
-corrected by the integral of what was measured, within a bound. It is aimed at one standard error below what
+corrected by the integral of what was measured, within a bound. It is aimed a little and one standard error below what
 the targets allow: of all fleets that aim at a mean, half miss it.
 """
 
@@ -35,8 +35,10 @@ CAUTION = 1.0
 """Logarithm of the factor by which the budget counts as overdrawn at first: whoever knows nothing yet about a
 load learns it at the expense of requests."""
 
+AIM_FRAC = 0.95
+"""Of the late requests allowed, what is aimed at: workers are whole, so nothing is hit but by a little."""
 AIM_MIN_FRAC = 0.5
-"""Of the late requests allowed, the least that is aimed at, however few are counted."""
+"""The same, and one standard error less: at least so much of them, however few are counted."""
 
 
 class Keeping:
@@ -176,10 +178,10 @@ class ErrorBudget:
         self._at_s = at_s
 
     def _aim_frac(self, requests_per_s: float) -> float:
-        """Share of late requests aimed at: one standard error of what is counted below that allowed."""
+        """Share aimed at: below what is allowed, by a little and one standard error of what is counted."""
         counted = max(1.0, requests_per_s * self._memory_s)
         chance = math.sqrt(self._late_frac / counted)
-        return max(AIM_MIN_FRAC * self._late_frac, self._late_frac - chance)
+        return max(AIM_MIN_FRAC * self._late_frac, AIM_FRAC * self._late_frac - chance)
 
     @property
     def overdrawn(self) -> float:

@@ -17,7 +17,7 @@ CHEAP = KindSettings(
     name="h100",
     performance="h100-llama-3.1-8b-bf16",
     start_s=30.0,
-    price_per_hour=2.0,
+    price_per_hour=1.0,
     power_w=500.0,
     workers_max=CHEAP_MAX,
 )
