@@ -19,8 +19,8 @@ kept for twice as long: turns an hour grow with the logarithm of the hour, whate
 
 *Error budget.* The targets allow a share of late requests over the long run. Whole workers round up, so most
 of the time fewer are late; and what cannot be foreseen makes more late at times. The share planned for is
-corrected by the integral of what was measured, within a bound. It is aimed a little and one standard error below what
-the targets allow: of all fleets that aim at a mean, half miss it.
+corrected by the integral of what was measured, within a bound. It is aimed a little and one standard error
+below what the targets allow: of all fleets that aim at a mean, half miss it.
 """
 
 import math
