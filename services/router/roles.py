@@ -6,7 +6,8 @@ decode step, as a share of the TPOT target, add up to least: a second more of wa
 are measured by what each may take, so no ratio is set by anyone, and steps are the dearer the longer they
 are, so that busy minutes do not make ITL's tail. Wait: Sakasegawa's approximation for several servers
 (1977), and half a burst, since prompts come in bursts: (index of dispersion - 1) / 2 of them are ahead on
-average. What it gets wrong is learned (`services.router.learning.wait_record`).
+average. A load of just now is none for ever: its queue has only that long to grow. What all this gets wrong
+is learned (`services.router.learning.wait_record`).
 Invariant: functions of values; a number is always within what was asked for.
 Not here: which workers (`services.router.soft_roles`), what the planner orders.
 """
@@ -48,16 +49,37 @@ class Demand:
         mean_s: of one prompt's prefill.
         variation: squared coefficient of variation of prefill times.
         dispersion: index of dispersion of the arrivals: 1 for independent ones, b for bursts of b.
+        recent_load: the same as `load`, lately; 0 where nobody looks at it.
+        recent_s: time that "lately" stands for.
     """
 
     load: float
     mean_s: float
     variation: float
     dispersion: float
+    recent_load: float = 0.0
+    recent_s: float = 0.0
 
     def wait_s(self, workers: int) -> float:
-        """Predict the mean wait with so many workers that prefill."""
-        used = self.load / workers
+        """Predict the mean wait with so many workers that prefill.
+
+        What came lately goes on for as long again at most: until then a queue grows by what comes beyond what
+        workers do, and by what chance adds to it (reflected Brownian motion at full load), on average over
+        that time by a half of the first and two thirds of the second.
+        """
+        lasting_s = self._lasting_s(max(self.load, self.recent_load), workers)
+        if self.recent_load <= self.load:
+            return lasting_s
+        used = self.recent_load / workers
+        excess_s = max(0.0, used - 1.0) * self.recent_s / 2
+        variance = self.mean_s * (1 + self.variation) / workers * used * self.recent_s
+        chance_s = math.sqrt(2 * variance / math.pi) * 2 / 3
+        grown_s = self._lasting_s(self.load, workers) + excess_s + chance_s
+        return min(lasting_s, grown_s)
+
+    def _lasting_s(self, load: float, workers: int) -> float:
+        """Predict it for a load that goes on for ever."""
+        used = load / workers
         if used >= 1.0:
             return WAIT_MAX_S * used  # without end with any number, and still better with more
         crowd: float = used ** (math.sqrt(2 * (workers + 1)) - 1) / (workers * (1 - used))

@@ -1,5 +1,7 @@
 """How many workers decode: enough for the pace, few enough for prompts, whatever the load."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -87,6 +89,29 @@ def test_more_workers_wait_less(workers: int, load: float) -> None:
     """The predicted wait never grows with the number of workers."""
     demand = Demand(load=load, mean_s=0.2, variation=1.5, dispersion=4.0)
     assert demand.wait_s(workers + 1) <= demand.wait_s(workers)
+
+
+@given(st.integers(1, 30), st.floats(0, 40), st.floats(0, 40), st.floats(0, 30))
+def test_a_load_of_just_now_waits_no_longer_than_one_that_lasts(
+    workers: int, load: float, recent_load: float, recent_s: float
+) -> None:
+    """And no less than what lasts; more workers wait less all the same."""
+    lasting, both = (
+        Demand(load=load, mean_s=0.2, variation=1.5, dispersion=4.0),
+        Demand(load=max(load, recent_load), mean_s=0.2, variation=1.5, dispersion=4.0),
+    )
+    lately = replace(lasting, recent_load=recent_load, recent_s=recent_s)
+    assert lasting.wait_s(workers) <= lately.wait_s(workers) + 1e-12
+    assert lately.wait_s(workers) <= both.wait_s(workers)
+    assert lately.wait_s(workers + 1) <= lately.wait_s(workers) + 1e-12
+
+
+def test_a_queue_grows_only_while_more_comes_than_is_done() -> None:
+    """Three times what a worker does, for two seconds: two seconds of it wait on average, chance besides."""
+    calm = Demand(load=0.1, mean_s=1e-4, variation=0.0, dispersion=1.0)
+    burst = replace(calm, recent_load=3.0, recent_s=2.0)
+    assert burst.wait_s(1) == pytest.approx(2.0, rel=0.02)
+    assert replace(burst, mean_s=0.1).wait_s(1) > 2.2
 
 
 def test_recent_work_is_forgotten_within_its_memory() -> None:

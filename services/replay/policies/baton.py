@@ -30,7 +30,7 @@ BATON = Mechanisms(
     first_token=FirstToken.JUST_IN_TIME, streams_kv=True, streams_layers=True, cools_handed_over=True
 )
 
-SPOILT_LEFT_FRAC = 1.2
+SPOILT_LEFT_FRAC = 1.25
 """What keeping one more request within its own tail is worth, as a share of what the 95th percentile of TTFT
 leaves of its target: the nearer TTFT comes to it, the more of the other that may cost. A choice: less of it
 gives shorter TTFT and more requests with a long gap, more of it the opposite."""

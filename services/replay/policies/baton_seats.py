@@ -172,7 +172,8 @@ class Seats:
             performance=self._fleet.timing.performance, sequence_count=sequences, context_tokens=tokens
         )
         workers, demand = self._fleet.worker_count, self._demand.demand()
-        demand = replace(demand, load=max(demand.load, self._recent.load(now_s, self._memory_s())))
+        recent_s = self._memory_s()
+        demand = replace(demand, recent_load=self._recent.load(now_s, recent_s), recent_s=recent_s)
         decoders = decoder_count(
             workers,
             demand,
