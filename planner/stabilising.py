@@ -36,9 +36,9 @@ CAUTION = 1.0
 load learns it at the expense of requests."""
 
 AIM_FRAC = 0.95
-"""Of the late requests allowed, what is aimed at: workers are whole, so nothing is hit but by a little."""
+"""Share of the late requests allowed that is aimed at: workers are whole, so no aim is hit exactly."""
 AIM_MIN_FRAC = 0.5
-"""The same, and one standard error less: at least so much of them, however few are counted."""
+"""Least share of them that is aimed at, however few requests are counted."""
 
 
 class Keeping:

@@ -88,7 +88,7 @@ class PerformanceModel:
         """Time that prefill steps take as a whole, beside what each chunk adds by itself.
 
         Args:
-            tokens: new tokens of all steps together.
+            tokens: new tokens of all steps together; none take no time.
             step_tokens_max: most new tokens per step; all steps but the last use it up.
         """
         full, rest = divmod(tokens, step_tokens_max)

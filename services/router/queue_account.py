@@ -27,8 +27,9 @@ class ClaimsChanged(NamedTuple):
     """What a reading tells of claims."""
 
     begun: tuple[ClaimedWork, ...]
+    """Not in the reading before."""
     ended: frozenset[str]
-    """Their ids."""
+    """Ids of claims that are in it no more."""
 
 
 class QueueAccount:

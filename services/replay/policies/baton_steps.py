@@ -185,12 +185,12 @@ class NextSteps:
         price_s += stall_price_s
         if price_s > most_s:
             return None
-        is_open = self._open.get(worker)
+        open_step = self._open.get(worker)
         return Bid(
             worker=worker,
             step=NextStep(begin_s=begin_s, prompts=self._nobody).with_prompt(offer, worker, stall_price_s),
             price_s=price_s,
-            begins=is_open is not None and is_open.is_empty,
+            begins=open_step is not None and open_step.is_empty,
             long_gaps_count=self._states[worker].decode_count * steps_count,
         )
 
