@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from planner.forecasting import Forecaster
 from planner.observation import Demand
-from planner.smoothing import BINS_PER_DAY, CYCLES, PLAIN_COUNT, Smoothers
+from planner.smoothing import BINS_PER_DAY, CYCLES, LEVELS_S, PLAIN_COUNT, TRENDS_S, Smoothers
 
 LOOK_S = 10.0
 AHEAD_S = 70.0
@@ -18,6 +18,21 @@ HOUR_S = 3_600.0
 DAY_S = 86_400.0
 SEASONAL = slice(2 * PLAIN_COUNT, CYCLES)
 """Methods with the season of a day or a week."""
+BY_LIBRARY = {
+    90.0: (75.5876931413, 75.5876931413, 75.5876931413),
+    600.0: (49.5447379594, 49.5447379594, 49.5447379594),
+    (120.0, 360.0): (75.2713352316, 77.0268586355, 81.0521043476),
+    (300.0, 900.0): (58.2583860118, 58.7549588102, 60.0010054600),
+    (900.0, 3600.0): (46.7673149205, 46.8209077585, 46.9616576643),
+}
+"""Constants, and what statsmodels 0.15.0 expects of `RISING` after 1, 4 and 12 looks.
+
+Its parameters, with looks every d seconds, constants c of the level and t of the trend: smoothing_level
+1 - exp(-d/c), damping_trend f = exp(-d/t), smoothing_trend t (1 - f)^2 / (d f); initial level the first look,
+initial trend 0."""
+RISING = (
+    40, 43, 38, 41, 47, 52, 50, 55, 61, 58, 66, 70, 69, 75, 74, 80, 83, 79, 86, 90, 88, 87, 91, 85
+)  # fmt: skip
 Course = Callable[[float], float]
 
 
@@ -67,6 +82,19 @@ def test_a_forecast_averages_chance_out_and_follows_the_course(course: Course, m
     """Single looks are off by 5 % of chance at 40 requests/s; a forecast of a steady course by far less."""
     errors, _announced = followed(course, end_s=3 * HOUR_S)
     assert rms(errors[360:]) < most
+
+
+@pytest.mark.parametrize(("constants", "expected"), BY_LIBRARY.items())
+def test_smoothing_is_what_a_library_makes_of_the_same_looks(
+    constants: float | tuple[float, float], expected: tuple[float, float, float]
+) -> None:
+    """Exponential smoothing, and Holt's with a damped trend, digit for digit."""
+    smoothers = Smoothers(1, look_s=LOOK_S)
+    for place, value in enumerate(RISING):
+        smoothers.fold(place * LOOK_S, np.array([float(value)]))
+    method = [*LEVELS_S, *TRENDS_S].index(constants)
+    told = [float(smoothers.ahead(looks * LOOK_S)[0, method]) for looks in (1, 4, 12)]
+    assert told == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("level", [5.0, 40.0, 300.0])
