@@ -6,8 +6,9 @@ decode step, as a share of the TPOT target, add up to least: a second more of wa
 are measured by what each may take, so no ratio is set by anyone, and steps are the dearer the longer they
 are, so that busy minutes do not make ITL's tail. Wait: Sakasegawa's approximation for several servers
 (1977), and half a burst, since prompts come in bursts: (index of dispersion - 1) / 2 of them are ahead on
-average. A load of just now is none for ever: its queue has only that long to grow. What all this gets wrong
-is learned (`services.router.learning.wait_record`).
+average. A load of just now is none for ever: its queue has only that long to grow, and it counts for no more
+than a share of the TTFT target, since it makes prompts late whoever decodes. What all this gets wrong is
+learned (`services.router.learning.wait_record`).
 Invariant: functions of values; a number is always within what was asked for.
 Not here: which workers (`services.router.soft_roles`), what the planner orders.
 """
@@ -35,7 +36,10 @@ STEP_FRAC_MAX = 0.95
 STEP_WEIGHT = 1.15
 """What a step that takes the whole TPOT target counts for, beside a wait that takes the whole TTFT target. A
 choice: more of it gives shorter steps and longer TTFT."""
-MORE_COUNT = 0.3
+PASSING_FRAC_MAX = 1 / 3
+"""Share of the TTFT target that a wait which passes counts for at most, however long it is. A choice: more of
+it makes TTFT shorter where bursts come, and steps longer while they last."""
+MORE_COUNT = 0.2
 """Sequences by which a worker fills up beyond its equal share, since it falls short of its limit by a part of
 one."""
 
@@ -60,22 +64,29 @@ class Demand:
     recent_load: float = 0.0
     recent_s: float = 0.0
 
-    def wait_s(self, workers: int) -> float:
+    def wait_s(self, workers: int, *, factor: float = 1.0, passing_max_s: float = math.inf) -> float:
         """Predict the mean wait with so many workers that prefill.
 
         What came lately goes on for as long again at most: until then a queue grows by what comes beyond what
         workers do, and by what chance adds to it (reflected Brownian motion at full load), on average over
         that time by a half of the first and two thirds of the second.
+
+        Args:
+            workers: that prefill, >= 1.
+            factor: what is learned to multiply all of it by.
+            passing_max_s: what that growth counts for at most, approached the more slowly the nearer it is.
         """
-        lasting_s = self._lasting_s(max(self.load, self.recent_load), workers)
+        lasting_s = factor * self._lasting_s(max(self.load, self.recent_load), workers)
         if self.recent_load <= self.load:
             return lasting_s
         used = self.recent_load / workers
         excess_s = max(0.0, used - 1.0) * self.recent_s / 2
         variance = self.mean_s * (1 + self.variation) / workers * used * self.recent_s
         chance_s = math.sqrt(2 * variance / math.pi) * 2 / 3
-        grown_s = self._lasting_s(self.load, workers) + excess_s + chance_s
-        return min(lasting_s, grown_s)
+        passing_s = factor * (excess_s + chance_s)
+        if passing_max_s < math.inf:
+            passing_s = passing_max_s * (1 - math.exp(-passing_s / passing_max_s))
+        return min(lasting_s, factor * self._lasting_s(self.load, workers) + passing_s)
 
     def _lasting_s(self, load: float, workers: int) -> float:
         """Predict it for a load that goes on for ever."""
@@ -226,7 +237,12 @@ def decoder_count(
     best: tuple[bool, float, int] | None = None
     for decoders in range(least, max(least, worker_count - 1 if most is None else most) + 1):
         share = step_s(decoders) / tpot_target_s
-        wait = wait_factor * demand.wait_s(max(1, worker_count - decoders)) / ttft_target_s
+        wait_s = demand.wait_s(
+            max(1, worker_count - decoders),
+            factor=wait_factor,
+            passing_max_s=PASSING_FRAC_MAX * ttft_target_s,
+        )
+        wait = wait_s / ttft_target_s
         offer = (share > STEP_FRAC_MAX, wait + STEP_WEIGHT * share * share, decoders)
         if best is None or offer < best:
             best = offer

@@ -17,7 +17,14 @@ from services.replay.policies.baton_offers import Coming
 from services.replay.policy import Fleet, Move, WorkerState
 from services.replay.sequence import Job
 from services.router.learning.wait_record import WaitRecord
-from services.router.roles import Decodes, DemandRecord, RecentLoad, decoder_count, step_limit_s
+from services.router.roles import (
+    PASSING_FRAC_MAX,
+    Decodes,
+    DemandRecord,
+    RecentLoad,
+    decoder_count,
+    step_limit_s,
+)
 
 GROWTH_BLOCKS = 10
 """Blocks left free for a sequence's output when it is bound to a worker."""
@@ -152,8 +159,6 @@ class Seats:
             )
             for w in workers
         ]
-        if sum(1 for one in holdings if one.sequence_count) <= self._decoders:
-            return []
         sequences = sum(one.sequence_count for one in holdings)
         limit_s = self._plan(sequences, sum(one.context_tokens for one in holdings), now_s)
         return choose_moves(
@@ -183,7 +188,8 @@ class Seats:
             wait_factor=self._waits.tail_factor,
         )
         self._decoders = decoders
-        self._wait_expected_s = min(self._ttft_slo_s, demand.wait_s(max(1, workers - decoders)))
+        wait_s = demand.wait_s(max(1, workers - decoders), passing_max_s=PASSING_FRAC_MAX * self._ttft_slo_s)
+        self._wait_expected_s = min(self._ttft_slo_s, wait_s)
         self._step_s = decodes.step_s(decoders)
         return step_limit_s(decoders, decodes, tpot_target_s=self._itl_slo_s)
 
