@@ -114,6 +114,31 @@ def test_the_emptiest_worker_is_emptied_into_the_fullest() -> None:
     assert chosen(*workers) == [(12_000, 1, 2), (9_000, 1, 2)]
 
 
+def test_what_a_burst_left_behind_is_shared_with_a_worker_that_has_nothing() -> None:
+    """The shortest of the fullest move until both steps are alike; the other holder keeps what it has."""
+    burst = [5_000 + number for number in range(60)]
+    workers = held(0, *burst), held(1, 2_000), held(2), held(3)
+    moves = chosen(*workers, decoders=3, limit_s=0.014, life_s=60.0)
+    assert [tokens for tokens, _, _ in moves] == burst[: len(moves)]
+    assert {(source, target) for _, source, target in moves} == {(0, 2)}
+    left, came = step_of(burst[len(moves) :]), step_of(burst[: len(moves)])
+    assert came <= left <= came + 2 * (step_of(burst[:2]) - step_of(burst[:1]))
+
+
+def test_nothing_is_shared_without_need_or_beyond_what_pays() -> None:
+    """Not while as many decode as should, not within the limit; and no more than is soon copied."""
+    workers = held(0, *[5_000] * 60), held(1), held(2)
+    assert not chosen(*workers, decoders=1, limit_s=0.01)
+    assert not chosen(*workers, decoders=2, limit_s=step_of([5_000] * 60))
+    copy_s = PERFORMANCE.transfer_s(5_000 * PEERS_ENGINE.kv_bytes_per_token)
+    assert len(chosen(*workers, decoders=2, limit_s=0.01, life_s=10.01 * copy_s / COPY_FRAC_MAX)) == 10
+
+
+def step_of(contexts: list[int]) -> float:
+    """A decode step over sequences of so many tokens."""
+    return PERFORMANCE.decode_s(sequence_count=len(contexts), context_tokens=sum(contexts))
+
+
 def test_nobody_moves_where_no_worker_comes_free() -> None:
     """Not where as few decode as should, and not where one of its sequences would fit nowhere."""
     assert not chosen(held(0, 90_000), held(1, 9_000))
@@ -137,16 +162,18 @@ def test_nobody_moves_for_longer_than_pays() -> None:
 def test_no_worker_is_filled_beyond_the_limit(
     contexts: list[list[int]], decoders: int, limit_s: float
 ) -> None:
-    """All of one worker moves or nothing, and each target stays within what a step may take."""
+    """A worker is emptied, or was beyond the limit; each target stays within what a step may take."""
     workers = [held(worker, *tokens) for worker, tokens in enumerate(contexts)]
     moves = chosen(*workers, decoders=decoders, limit_s=limit_s)
     if moves:
         assert len({source for _, source, _ in moves}) == 1
         source = moves[0][1]
-        assert sorted(tokens for tokens, _, _ in moves) == sorted(contexts[source])
+        if sum(map(bool, contexts)) > decoders:
+            assert sorted(tokens for tokens, _, _ in moves) == sorted(contexts[source])
+        else:
+            assert step_of(contexts[source]) > limit_s
+            assert len(moves) < len(contexts[source])
     for worker, tokens in enumerate(contexts):
         came = [moved for moved, _, target in moves if target == worker]
         if came:
-            held_tokens = [*tokens, *came]
-            step_s = PERFORMANCE.decode_s(sequence_count=len(held_tokens), context_tokens=sum(held_tokens))
-            assert step_s <= limit_s
+            assert step_of([*tokens, *came]) <= limit_s

@@ -114,6 +114,29 @@ def test_a_queue_grows_only_while_more_comes_than_is_done() -> None:
     assert replace(burst, mean_s=0.1).wait_s(1) > 2.2
 
 
+@given(st.integers(1, 30), st.floats(0, 20), st.floats(0, 40), st.floats(0, 30), st.floats(0.1, 30))
+def test_a_wait_that_passes_counts_for_so_much_at_most(
+    workers: int, load: float, recent_load: float, recent_s: float, factor: float
+) -> None:
+    """However long it is and however wrong the formula was; and more workers wait less all the same."""
+    lasting = Demand(load=load, mean_s=0.2, variation=1.5, dispersion=4.0)
+    lately = replace(lasting, recent_load=recent_load, recent_s=recent_s)
+    counted_s = lately.wait_s(workers, factor=factor, passing_max_s=0.7)
+    assert counted_s <= factor * lasting.wait_s(workers) + 0.7 + 1e-12
+    assert counted_s <= factor * lately.wait_s(workers) + 1e-12
+    assert lately.wait_s(workers + 1, factor=factor, passing_max_s=0.7) <= counted_s + 1e-12
+
+
+def test_a_flood_that_passes_takes_no_more_workers_from_decoding_than_one_that_lasts() -> None:
+    """What it makes late is late whoever decodes: long steps are spared those that decode meanwhile."""
+    calm = Demand(load=1.5, mean_s=0.12, variation=1.0, dispersion=2.0)
+    passing = replace(calm, recent_load=5.0, recent_s=6.0)
+    lasting = replace(calm, load=5.0)
+    for sequences in (100, 150, 200):
+        few, many = (chosen(one, sequences=sequences, tokens=3_000 * sequences) for one in (lasting, passing))
+        assert few < many
+
+
 def test_recent_work_is_forgotten_within_its_memory() -> None:
     """Ten prompts of 0.1 s at once are half a second per second over two seconds, and soon nothing."""
     recent = RecentLoad()
