@@ -19,6 +19,8 @@ TAIL_FRAC = 0.01
 SPOILT_FRAC = 0.4
 """Share of the TTFT target that keeping one more request within its own tail is worth. A choice: less of it
 gives shorter TTFT and more requests with a long gap, more of it the opposite."""
+GAIN_LEAST_FRAC = 0.01
+"""Share of the TPOT target that a step is taken to be shorter than that target at least."""
 LENGTHS_COUNT = 400
 """Outputs remembered: enough for a survival of 1 % to be seen."""
 BELIEVED_COUNT = 8.0
@@ -26,6 +28,11 @@ BELIEVED_COUNT = 8.0
 BELIEVED_TOKENS = 256.0
 REFRESH_COUNT = 20
 """Outputs after which the table of survival is made again."""
+
+
+def step_gain_s(step_s: float, tpot_target_s: float) -> float:
+    """Say by how much each usual step makes up for a long one, s, > 0."""
+    return max(tpot_target_s - step_s, GAIN_LEAST_FRAC * tpot_target_s)
 
 
 class LengthRecord:

@@ -14,12 +14,10 @@ from collections.abc import Sequence
 
 from services.domain.performance import PrefillChunk
 from services.domain.slo import Slo
-from services.domain.spoiling import SPOILT_FRAC, Decoding, spoilt_count
+from services.domain.spoiling import SPOILT_FRAC, Decoding, spoilt_count, step_gain_s
 from services.domain.task import QueuedTask
 from services.domain.together import Together
 
-GAIN_LEAST_FRAC = 0.01
-"""Share of the TPOT target that a step is taken to be shorter than that target at least."""
 GRID = 1.1
 """Stalls are priced as the next longer one of a grid of this ratio, so that many tasks share few prices."""
 
@@ -101,7 +99,7 @@ class Stalls:
             [one.standing(slo.tpot_s) for one in self._decoding],
             stall_s=stall_s,
             stalls_count=steps_count,
-            gain_s=max(slo.tpot_s - self._decode_step_s, GAIN_LEAST_FRAC * slo.tpot_s),
+            gain_s=step_gain_s(self._decode_step_s, slo.tpot_s),
             survival=self._survival,
             most=math.inf,
         )

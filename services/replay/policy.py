@@ -157,9 +157,10 @@ class Policy(Protocol):
         ...
 
     def dispatch(self, now_s: float) -> Sequence[tuple[Job, Way]]:
-        """Hand out kept jobs; asked while it keeps any, whenever a worker is between steps or a timer rings.
+        """Hand out kept jobs; asked while it keeps any, whenever a worker begins a step or a run of steps.
 
-        What goes to a worker that is between two steps is part of its next step.
+        And when a job arrives or a timer rings. What goes to a worker that is between two steps is part of
+        its next step.
         """
         ...
 

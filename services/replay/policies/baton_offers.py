@@ -7,15 +7,13 @@ the caches is at most `OFFER_AGE_S` old, which costs cached blocks at worst. Not
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from services.domain.spoiling import TAIL_FRAC, LengthRecord, Standing, spoilt_count
+from services.domain.spoiling import TAIL_FRAC, LengthRecord, Standing, spoilt_count, step_gain_s
 from services.replay.policy import Fleet, WorkerState
 from services.replay.presets import EngineTiming
 from services.replay.sequence import Job
 
 OFFER_AGE_S = 0.1
 """A kept job's offer is made again when it is older: about one prompt's prefill."""
-GAIN_LEAST_FRAC = 0.01
-"""Share of the TPOT target that a step is taken to be shorter than that target at least."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +167,7 @@ class StallPrices:
             self._standings_of(worker),
             stall_s=stall_s,
             stalls_count=steps,
-            gain_s=max(self._itl_slo_s - step_s, GAIN_LEAST_FRAC * self._itl_slo_s),
+            gain_s=step_gain_s(step_s, self._itl_slo_s),
             survival=survival,
             most=(most_s - price_s) / self._spoilt_s,
         )
