@@ -53,22 +53,33 @@ async def up(folder: Path) -> AsyncIterator[Up]:
 
 
 @asynccontextmanager
-async def asking(ray: OnRay) -> AsyncIterator[None]:
-    """Ask questions until the block ends; every stream has the tokens of an undisturbed run, and one end."""
+async def asking(ray: OnRay) -> AsyncIterator[asyncio.Event]:
+    """Ask questions until the block ends; every stream has the tokens of an undisturbed run, and one end.
+
+    Yields:
+        To be set before nobody is left that decodes: who asks just then is turned away, and asks again.
+    """
     questions = make_questions(STREAMS, output_tokens=(300, 400))
     truth = await learn(ray.cluster, questions)
-    over = asyncio.Event()
+    over, nobody_decodes = asyncio.Event(), asyncio.Event()
     async with plain_channel(ray.cluster) as channel, asyncio.TaskGroup() as group:
 
         async def ask(place: int, question: Question) -> None:
             while not over.is_set():
                 answer = await stream_grpc(channel, question, f"truth {place}")
+                if (
+                    nobody_decodes.is_set()
+                    and not answer.token_ids
+                    and answer.endings[0].startswith("UNAVAILABLE")
+                ):
+                    await ray.becomes(prefill=1, decode=1)
+                    continue
                 assert answer.matches(truth[question]), answer
 
         for place, question in enumerate(questions):
             group.create_task(ask(place, question))
         await ray.cluster.becomes(lambda state: sum(w.load.running_count for w in state.workers) > 0)
-        yield
+        yield nobody_decodes
         over.set()
 
 
@@ -93,7 +104,7 @@ async def test_what_dies_comes_back_and_a_planner_scales_and_turns(up: Up, folde
     """A planner's process; a node that joins, is lost and is replaced; a killed worker; an orderly end."""
     ray = await becomes_ready(up)
     first = await ray.workers(Phase.DECODE)
-    async with asking(ray):
+    async with asking(ray) as nobody_decodes:
         async with planned(ray, folder) as asked, ray.node(cpus=1) as node:
             asked.take(LONG_ANSWERS)
             await ray.becomes(prefill=1, decode=2)
@@ -110,6 +121,7 @@ async def test_what_dies_comes_back_and_a_planner_scales_and_turns(up: Up, folde
                 await ray.becomes(prefill=1, decode=1)
         (lost,) = await ray.workers(Phase.DECODE)
         (pid,) = naming(str(ray.logs / f"{lost}.json"))
+        nobody_decodes.set()
         os.kill(pid, signal.SIGKILL)
         await loses(ray, [lost])
         await ray.becomes(prefill=1, decode=1)
