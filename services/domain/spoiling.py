@@ -1,10 +1,10 @@
 """How many decoding requests a prompt is expected to spoil where it is computed.
 
-Comes in: lengths of outputs that ended, what decoding requests have behind them. Goes out: an expected
-count. A stall is made up for: the tail of a request bears one long gap in each hundred, its mean gains what
-its steps are shorter than the target. So each request has a length at which a stall no longer counts, and the
-chance that it ends before is the chance that the stall spoils it: this counts on what it will still write, as
-lengths seen lately tell.
+Comes in: lengths of outputs that ended, what decoding requests have behind them, how long prompts wait. Goes
+out: an expected count, and what one request is worth. A stall is made up for: the tail of a request bears one
+long gap in each hundred, its mean gains what its steps are shorter than the target. So each request has a
+length at which a stall no longer counts, and the chance that it ends before is the chance that the stall
+spoils it: this counts on what it will still write, as lengths seen lately tell.
 Invariant: functions of values; a longer stall never spoils less. Not here: who asks.
 """
 
@@ -17,8 +17,13 @@ from math import exp
 TAIL_FRAC = 0.01
 """Share of gaps that may be long: targets are judged at the 99th percentile."""
 SPOILT_FRAC = 0.4
-"""Share of the TTFT target that keeping one more request within its own tail is worth. A choice: less of it
-gives shorter TTFT and more requests with a long gap, more of it the opposite."""
+"""Share of the TTFT target that keeping one more request within its own tail is worth to who does not know
+how long prompts wait. A choice: less of it gives shorter TTFT and more requests with a long gap, more of it
+the opposite."""
+WORTH_FRAC = 0.033
+"""The same for who does, while prompts wait for a TTFT target on average; the same choice."""
+WORTH_MOST_FRAC = 0.75
+"""The same at most, however short waits are."""
 GAIN_LEAST_FRAC = 0.01
 """Share of the TPOT target that a step is taken to be shorter than that target at least."""
 LENGTHS_COUNT = 400
@@ -33,6 +38,20 @@ REFRESH_COUNT = 20
 def step_gain_s(step_s: float, tpot_target_s: float) -> float:
     """Say by how much each usual step makes up for a long one, s, > 0."""
     return max(tpot_target_s - step_s, GAIN_LEAST_FRAC * tpot_target_s)
+
+
+def spoilt_worth_s(wait_s: float, ttft_target_s: float) -> float:
+    """Say what keeping one more request within its own tail is worth, in seconds of TTFT.
+
+    A wait is taken to be as bad as its square, so the longer prompts wait, the more a second less of it
+    counts, and the fewer seconds one request is worth: stalls are rare while hardly anybody waits, and
+    frequent in busy minutes.
+
+    Args:
+        wait_s: of prompts, on average, >= 0.
+        ttft_target_s: of a request, > 0.
+    """
+    return ttft_target_s / max(1 / WORTH_MOST_FRAC, wait_s / (WORTH_FRAC * ttft_target_s))
 
 
 class LengthRecord:

@@ -32,6 +32,7 @@ class Agenda:
         self.now_s = 0.0
         self._events: list[tuple[float, int, int, int]] = []
         self._planned = [False] * worker_count
+        self._news = [False] * worker_count
 
     @property
     def is_over(self) -> bool:
@@ -49,16 +50,24 @@ class Agenda:
 
     def touch(self, worker: Worker) -> None:
         """Let a worker plan as soon as it can: something of it changed."""
-        if self._planned[worker.index]:
+        self._news[worker.index] = True
+        if not worker.stepping:
+            self.go_on(worker)
             return
-        if worker.stepping:
-            end_s = worker.interrupt(self.now_s)
-            if end_s is not None:
-                self.note(end_s, Happening.STEP_END, worker.index, worker.cuts)
-        else:
+        end_s = worker.interrupt(self.now_s)
+        if end_s is not None:
+            self.note(end_s, Happening.STEP_END, worker.index, worker.cuts)
+
+    def go_on(self, worker: Worker) -> None:
+        """Let a worker that is between two steps plan."""
+        if not self._planned[worker.index]:
             self._planned[worker.index] = True
             self.note(self.now_s, Happening.PLAN, worker.index)
 
+    def has_news(self, worker: Worker) -> bool:
+        """Say whether a worker was touched since its last plan: another step like the last one is no news."""
+        return self._news[worker.index]
+
     def plans(self, worker: Worker) -> None:
         """Learn that a worker plans now: what touches it from here on is for its next plan."""
-        self._planned[worker.index] = False
+        self._planned[worker.index] = self._news[worker.index] = False

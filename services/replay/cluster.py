@@ -206,8 +206,9 @@ class Cluster:
             self._agenda.note(self.now_s + self._status_delay_s, Happening.STATUS, 0)
 
     def _on_plan(self, index: int, _extra: int) -> None:
-        self._dispatch()
         worker = self.workers[index]
+        if self._agenda.has_news(worker):
+            self._dispatch()
         self._agenda.plans(worker)
         end_s, pulls = worker.plan(self.now_s)
         for sequence in pulls:
@@ -221,7 +222,11 @@ class Cluster:
         worker = self.workers[index]
         if cuts != worker.cuts:
             return
-        self.journeys.deliver(worker, worker.deliver())
-        self._agenda.touch(worker)
+        delivery = worker.deliver()
+        self.journeys.deliver(worker, delivery)
+        if delivery.is_empty:
+            self._agenda.go_on(worker)
+        else:
+            self._agenda.touch(worker)
         if self._late is not None:
             self._late.note_events(index)

@@ -176,16 +176,18 @@ class Journeys:
     def _just_in_time_s(self, handoff: Handoff) -> float:
         """Say from when on a first token may be shown.
 
-        The second is expected when the KV is there, the step under way is over, another, and its own.
+        The second is expected one step after the KV can join: with the next step, if it is there before that
+        begins, else within another.
         """
         state, now_s = self._fleet.state(handoff.target), self._agenda.now_s
         tokens = handoff.prefill.job.prompt_tokens + 1
         step_s = self._timing.performance.decode_s(
             sequence_count=state.decode_count + 1, context_tokens=state.decode_context_tokens + tokens
         )
-        waits_s = step_s if state.decode_count else 0.0
         free_s = now_s if state.step_end_s is None else state.step_end_s
-        second_s = max(self._links.expected_end_s(handoff, now_s) + waits_s, free_s) + step_s
+        here_s = self._links.expected_end_s(handoff, now_s)
+        joins_s = free_s if here_s < free_s else here_s + (step_s if state.decode_count else 0.0)
+        second_s = joins_s + step_s
         return second_s - first_gap_max_s(
             output_tokens=self._lengths.mean_tokens, step_s=step_s, tpot_target_s=self._itl_slo_s
         )

@@ -157,10 +157,12 @@ class Policy(Protocol):
         ...
 
     def dispatch(self, now_s: float) -> Sequence[tuple[Job, Way]]:
-        """Hand out kept jobs; asked while it keeps any, whenever a worker begins a step or a run of steps.
+        """Hand out kept jobs; asked while it keeps any and something happens.
 
-        And when a job arrives or a timer rings. What goes to a worker that is between two steps is part of
-        its next step.
+        That is: a job arrives, a timer rings, or a worker plans its next step to which something new came
+        or in whose last one a prompt, a part of one that is streamed, or an output ended. A step in which
+        all only wrote another token is nothing of the kind. What goes to a worker that is between two steps
+        is part of its next step.
         """
         ...
 

@@ -5,11 +5,15 @@ transfer ends. Invariant: a transfer ends after its blocks were reserved and its
 its source keeps the blocks until then. Not here: who hands over to whom (`cluster`).
 """
 
+from bisect import bisect_left
 from dataclasses import dataclass
 
 from services.replay.policy import Mechanisms
 from services.replay.presets import EngineTiming
 from services.replay.sequence import Sequence
+
+TAKEN_MAX = 256
+"""Times remembered for which a link was taken; what is ready longer ago than these is put behind them."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -62,6 +66,42 @@ class Fetch:
     pinned_blocks: int = 0
 
 
+class Link:
+    """The way into one worker: one thing moves at a time, each as soon as it is ready and the link free.
+
+    What is ready by and by, as layers are, is put down when all of it is: so it may take times before now
+    that nothing else had taken, and never one that something else had.
+    """
+
+    def __init__(self) -> None:
+        """Begin with nothing taken."""
+        self._begins_s: list[float] = []
+        self._ends_s: list[float] = []
+        self._known_s = 0.0
+        """Before this it is forgotten what was taken."""
+
+    def take(self, ready_s: float, duration_s: float) -> float:
+        """Move something, in pieces where others are in between; returns when the last of it arrives."""
+        begins_s, ends_s = self._begins_s, self._ends_s
+        begin_s = at_s = max(ready_s, self._known_s)
+        first = last = bisect_left(ends_s, at_s)
+        if first < len(ends_s) and begins_s[first] <= at_s:
+            begin_s, at_s, last = begins_s[first], ends_s[first], first + 1
+        while last < len(ends_s) and at_s + duration_s > begins_s[last]:
+            duration_s -= begins_s[last] - at_s
+            at_s = ends_s[last]
+            last += 1
+        begins_s[first:last], ends_s[first:last] = [begin_s], [at_s + duration_s]
+        if len(ends_s) > TAKEN_MAX:
+            self._known_s = ends_s[-TAKEN_MAX - 1]
+            del begins_s[:-TAKEN_MAX], ends_s[:-TAKEN_MAX]
+        return at_s + duration_s
+
+    def free_s(self, now_s: float) -> float:
+        """Say from when on nothing is taken."""
+        return max(now_s, self._ends_s[-1]) if self._ends_s else now_s
+
+
 class Links:
     """The way into each worker."""
 
@@ -69,7 +109,7 @@ class Links:
         """Make idle links."""
         self._timing = timing
         self._mechanisms = mechanisms
-        self._free_s = [0.0] * worker_count
+        self._links = [Link() for _ in range(worker_count)]
 
     def reserve(self, handoff: Handoff, now_s: float) -> None:
         """Learn that the target of a handoff has room, and which blocks it lacks."""
@@ -109,23 +149,24 @@ class Links:
         if began_s is None or not self._mechanisms.streams_layers:
             return self.move(handoff.target, moved, max(now_s, handoff.link_end_s))
         layers = self._timing.layers
-        first_s = began_s + (now_s - began_s) / layers
-        end_s = self.move(handoff.target, moved, max(first_s, handoff.reserved_s, handoff.link_end_s))
-        last_s = now_s + moved / layers / self._timing.performance.transfer_bytes_per_s
-        self._free_s[handoff.target] = max(end_s, last_s)
-        return self._free_s[handoff.target]
+        layer_bytes, layer_s = moved / layers, (now_s - began_s) / layers
+        end_s = max(handoff.reserved_s, handoff.link_end_s)
+        for layer in range(1, layers + 1):
+            end_s = self.move(handoff.target, layer_bytes, max(end_s, began_s + layer * layer_s))
+        return end_s
 
-    def move(self, target: int, size_bytes: int, now_s: float) -> float:
+    def move(self, target: int, size_bytes: float, ready_s: float) -> float:
         """Put bytes on the way to a worker; returns when the last one arrives."""
-        begin_s = max(now_s, self._free_s[target]) if self._mechanisms.shares_links else now_s
-        self._free_s[target] = begin_s + size_bytes / self._timing.performance.transfer_bytes_per_s
-        return self._free_s[target]
+        duration_s = size_bytes / self._timing.performance.transfer_bytes_per_s
+        if not self._mechanisms.shares_links:
+            return ready_s + duration_s
+        return self._links[target].take(ready_s, duration_s)
 
     def expected_end_s(self, handoff: Handoff, now_s: float) -> float:
         """Predict when a handoff whose prompt is computed will have arrived."""
         performance = self._timing.performance
         if handoff.reserved:
             return max(now_s, handoff.link_end_s) + performance.handoff_s
-        begin_s = max(now_s, self._free_s[handoff.target]) if self._mechanisms.shares_links else now_s
+        begin_s = self._links[handoff.target].free_s(now_s) if self._mechanisms.shares_links else now_s
         blocks = -(-handoff.prefill.job.prompt_tokens // self._timing.block_size_tokens)
         return begin_s + performance.transfer_s(blocks * self._timing.block_bytes)

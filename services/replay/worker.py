@@ -40,6 +40,11 @@ class Delivery:
     chunked: list[Sequence] = field(default_factory=list)
     """Computed another part of a prompt that is streamed."""
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether only tokens were written."""
+        return not (self.first or self.ended or self.prefilled or self.chunked)
+
 
 class Worker:
     """One engine on a virtual clock that its caller leads."""

@@ -8,7 +8,7 @@ from services.domain.pace import FACTOR_MAX, GRID, Pace, PaceRecord, StepSpan, c
 from services.domain.performance import PRESETS
 
 FACTORS = st.floats(0.5, 8.0)
-NEAR = GRID**1.5
+NEAR = GRID**1.6
 """Largest ratio of announced to true: the distance that may stay, half a grid step, the prior."""
 SPANS = st.lists(st.tuples(st.floats(0.0, 0.3), st.floats(0.001, 0.05)), min_size=30, max_size=60)
 

@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.domain.spoiling import LENGTHS_COUNT, LengthRecord, Standing, spoilt_count
+from services.domain.spoiling import (
+    LENGTHS_COUNT,
+    WORTH_FRAC,
+    WORTH_MOST_FRAC,
+    LengthRecord,
+    Standing,
+    spoilt_count,
+    spoilt_worth_s,
+)
 
 STANDING = st.builds(
     Standing,
@@ -75,3 +83,11 @@ def test_a_longer_stall_never_spoils_less(
     long = spoilt(record, *standings, stall_s=stall_s + more_s, steps=steps + 1)
     assert -1e-9 <= short <= long + 1e-9
     assert long <= len(standings) + 1e-9
+
+
+def test_a_request_is_worth_fewer_seconds_the_longer_prompts_wait() -> None:
+    """Half as many where they wait for twice as long, and no more than a share of the target."""
+    target_s = 2.0
+    assert spoilt_worth_s(0.0, target_s) == spoilt_worth_s(0.01, target_s) == WORTH_MOST_FRAC * target_s
+    assert spoilt_worth_s(target_s, target_s) == pytest.approx(WORTH_FRAC * target_s)
+    assert spoilt_worth_s(0.2, target_s) == pytest.approx(2 * spoilt_worth_s(0.4, target_s))

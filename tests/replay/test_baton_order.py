@@ -53,9 +53,3 @@ def test_one_that_is_beyond_the_target_waits_for_others() -> None:
     """It is late anyway; another one need not be."""
     order = QueueOrder(TARGET_S)
     assert order.rank_s(0.4, 2.1) > order.rank_s(0.4, 0.0)
-
-
-def test_the_tail_leaves_less_of_the_target_the_longer_it_is() -> None:
-    """And some of it in any case."""
-    calm, busy, late = (used_to(ttft_s).left_s for ttft_s in (0.2, 1.0, 9.0))
-    assert TARGET_S > calm > busy > late > 0

@@ -88,6 +88,21 @@ def test_decode_workers_fill_up_one_after_another() -> None:
     assert policy.decode_worker(bound, way.prefill, 0.0) == 1
 
 
+def test_kv_goes_where_the_link_is_free() -> None:
+    """A sequence does not join the fullest worker while a long prefix, computed elsewhere, moves there."""
+    fleet = StillFleet(5)
+    for worker, tokens in ((0, 20_000), (1, 40_000), (4, 600_000)):
+        fleet.states[worker] = replace(busy(fleet.states[worker], until_s=0.01), decode_context_tokens=tokens)
+    names = list(range(1, 601))
+    fleet.cached[2] = set(names)
+    policy = baton(fleet, PolicyOptions())
+    policy.arrive(job(0, *names, tail_tokens=10), 0.0)
+    policy.arrive(job(1, tail_tokens=500), 0.0)
+    ways = {bound.index: (bound, way) for bound, way in policy.dispatch(0.0)}
+    assert {index: way.prefill for index, (_, way) in ways.items()} == {0: 2, 1: 3}
+    assert [policy.decode_worker(bound, way.prefill, 0.0) for bound, way in ways.values()] == [1, 0]
+
+
 def test_the_more_urgent_of_two_goes_first() -> None:
     """A longer prompt that is about to miss its target is not kept waiting by a shorter one."""
     fleet = StillFleet(1)

@@ -52,18 +52,15 @@ def assert_same(walked: Cluster, run: Cluster) -> None:
 @settings(max_examples=60, deadline=None)
 @given(
     trace=traces(),
-    name=st.sampled_from(sorted(POLICIES.keys() - {"baton"})),
+    name=st.sampled_from(sorted(POLICIES)),
     options=st.builds(PolicyOptions, prefill_workers=st.sampled_from([None, 1, 2]), mechanisms=mechanisms),
     kv_blocks=st.integers(80, 140),
     steps=st.sampled_from([2, 5, RUN_STEPS_MAX]),
 )
-def test_for_policies_that_place_at_once(
+def test_for_every_policy(
     trace: Trace, name: str, options: PolicyOptions, kv_blocks: int, steps: int
 ) -> None:
-    """Aggregated and split, whatever is handed over how.
-
-    Not `baton`: it keeps jobs whose price falls with time, and is asked when something happens only.
-    """
+    """Aggregated and split, whatever is handed over how, and jobs whose price falls while they are kept."""
     walked, run = (
         replayed(trace, lambda fleet: POLICIES[name](fleet, options), run_steps_max=most, kv_blocks=kv_blocks)
         for most in (1, steps)

@@ -16,8 +16,9 @@ step. Not here: the engine.
 from collections.abc import Sequence
 from dataclasses import replace
 
-from services.domain.spoiling import LengthRecord
-from services.replay.policies.baton_offers import Coming, Offer, StallPrices, make_offer, prompt_s
+from services.domain.spoiling import LengthRecord, spoilt_worth_s
+from services.replay.policies.baton_coming import Coming
+from services.replay.policies.baton_offers import Offer, StallPrices, make_offer, prompt_s
 from services.replay.policies.baton_order import QueueOrder
 from services.replay.policies.baton_seats import Given, Seats
 from services.replay.policies.baton_steps import Bid, NextSteps
@@ -29,11 +30,6 @@ from services.router.learning.tail_account import TailAccount
 BATON = Mechanisms(
     first_token=FirstToken.JUST_IN_TIME, streams_kv=True, streams_layers=True, cools_handed_over=True
 )
-
-SPOILT_LEFT_FRAC = 1.25
-"""What keeping one more request within its own tail is worth, as a share of what the 95th percentile of TTFT
-leaves of its target: the nearer TTFT comes to it, the more of the other that may cost. A choice: less of it
-gives shorter TTFT and more requests with a long gap, more of it the opposite."""
 
 
 class Baton:
@@ -97,7 +93,7 @@ class Baton:
             self._lengths,
             now_s,
             scarcity=self._tail.scarcity,
-            spoilt_s=SPOILT_LEFT_FRAC * self._order.left_s,
+            spoilt_s=spoilt_worth_s(self._seats.wait_s, self._options.ttft_slo_s),
             itl_slo_s=self._options.itl_slo_s,
         )
         steps = NextSteps(self._fleet, self._given, prices, now_s, held_count=len(self._held))
@@ -148,7 +144,7 @@ class Baton:
         worker = self._seats.choose(job, prefill, now_s)
         self._bound[job.index] = (prefill, worker)
         given = self._given[worker]
-        given.coming[job.index] = Coming(at_s=self._given[prefill].end_s(job.index), is_shown=False)
+        given.coming[job.index] = self._seats.coming(worker, job, prefill, now_s)
         given.coming_tokens += job.prompt_tokens
         return worker
 
@@ -161,10 +157,10 @@ class Baton:
         if decode is None or decode == prefill:
             self._arrived(job, prefill)
             return
-        timing, given = self._fleet.timing, self._given[decode]
-        tokens = min(job.prompt_tokens, timing.step_tokens_max)
-        at_s = now_s + timing.performance.transfer_s(tokens * timing.kv_bytes_per_token)
-        given.coming[job.index] = replace(given.coming[job.index], at_s=at_s, is_shown=True)
+        given = self._given[decode]
+        coming = given.coming[job.index]
+        at_s = now_s + coming.late_s
+        given.coming[job.index] = replace(coming, at_s=at_s, is_shown=True)
         given.leaving_s[job.index] = (at_s, job)
 
     def _note_landings(self, now_s: float) -> None:
@@ -192,10 +188,10 @@ class Baton:
             index, target = move.job.index, self._given[move.target]
             running = self._fleet.running(move.source)
             tokens = next(one.context_tokens for one in running if one.job.index == index)
-            at_s += timing.performance.transfer_s(tokens * timing.kv_bytes_per_token)
+            begin_s, at_s = at_s, at_s + timing.performance.transfer_s(tokens * timing.kv_bytes_per_token)
             self._moving_tokens[index] = tokens
             self._given[move.source].moving.add(index)
-            target.coming[index] = Coming(at_s=at_s, is_shown=True)
+            target.coming[index] = Coming(at_s=at_s, is_shown=True, begin_s=begin_s, move_s=at_s - begin_s)
             target.coming_tokens += tokens
         return moves
 

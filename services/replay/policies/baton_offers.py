@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from services.domain.spoiling import TAIL_FRAC, LengthRecord, Standing, spoilt_count, step_gain_s
+from services.replay.policies.baton_coming import Coming
 from services.replay.policy import Fleet, WorkerState
 from services.replay.presets import EngineTiming
 from services.replay.sequence import Job
@@ -84,16 +85,6 @@ def make_offer(fleet: Fleet, job: Job, now_s: float, last: Offer | None = None) 
         compute_s=[times_s[blocks] for blocks in leading],
         new_tokens=[max(1, job.prompt_tokens - blocks * size) for blocks in leading],
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Coming:
-    """A request that is to decode at a worker and does not yet."""
-
-    at_s: float
-    """When it is expected."""
-    is_shown: bool
-    """Its first token is out, or about to be: a stall makes its first gap long."""
 
 
 class StallPrices:

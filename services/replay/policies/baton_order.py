@@ -24,10 +24,8 @@ is made of waiting instead, serving first whatever has waited long makes all wai
 LATE_FRAC = 0.25
 """Share of the target that may be left to a prompt that no longer waits for shorter ones; a prompt that
 cannot meet the target stands behind others by as much."""
-LEFT_LEAST_FRAC = 0.2
-"""Share of the target that the percentile is taken to leave of it at least."""
-SOON_FACTOR = 0.1
-"""A prompt whose time is about to run out counts as so much shorter."""
+SOON_FACTOR = 0.03
+"""A prompt whose time is about to run out counts as so much shorter: only the shortest still go before it."""
 AGE_FRAC = 0.15
 """Each second of waiting counts for so many seconds of prefill, so that nothing waits for ever."""
 
@@ -44,11 +42,6 @@ class QueueOrder:
     def fold(self, ttft_s: float) -> None:
         """Learn of a prompt that is computed, so long after it arrived."""
         self._tail.fold(ttft_s)
-
-    @property
-    def left_s(self) -> float:
-        """Say how much of the target the 95th percentile leaves."""
-        return max(LEFT_LEAST_FRAC * self._target_s, self._target_s - self._tail.value)
 
     def rank_s(self, prefill_s: float, age_s: float) -> float:
         """Rank a prompt that waits; the least goes first.

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 
 from services.domain.spoiling import LengthRecord
 from services.replay.policies.at_once import tie_break
+from services.replay.policies.baton_coming import Coming, lateness
 from services.replay.policies.baton_moves import Holding, choose_moves
-from services.replay.policies.baton_offers import Coming
 from services.replay.policy import Fleet, Move, WorkerState
 from services.replay.sequence import Job
 from services.router.learning.wait_record import WaitRecord
@@ -31,7 +31,8 @@ GROWTH_BLOCKS = 10
 MEMORY_LEAST_S = 0.5
 """Prompts are remembered for as long as an output takes, and at least so long."""
 BUSY_FRAC = 1.0
-"""Share of the TPOT target that a sequence may wait for a prompt under way at its worker."""
+"""Share of the TPOT target that a sequence may wait for a prompt under way at its worker, or its KV for the
+link there, beyond where that is soonest."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -96,6 +97,11 @@ class Seats:
         """Learn how much longer a prompt took than its prefill alone."""
         self._waits.fold(wait_s)
 
+    @property
+    def wait_s(self) -> float:
+        """Mean of that, lately."""
+        return self._waits.mean_s
+
     def _memory_s(self) -> float:
         """How long what is placed now will decode: demand over that time decides who may."""
         return max(MEMORY_LEAST_S, self._lengths.mean_tokens * self._step_s)
@@ -122,7 +128,9 @@ class Seats:
             and self._wait_s(w, job, prefill, now_s) <= wait_max_s
         ]
         if seats:
-            return min(seats, key=lambda w: (-tokens[w], w))
+            late_s = {w: self._late_s(w, job, prefill, now_s) for w in seats}
+            soon_s = min(late_s.values()) + wait_max_s
+            return min((w for w in seats if late_s[w] <= soon_s), key=lambda w: (-tokens[w], w))
         if (
             prefill in fits
             and not counts[prefill]
@@ -139,6 +147,31 @@ class Seats:
                 tie_break(job, w),
             ),
         )
+
+    def coming(self, worker: int, job: Job, prefill: int, now_s: float) -> Coming:
+        """Say when a job whose prompt begins should come to a worker that was chosen for it."""
+        end_s = max(now_s, self._given[prefill].end_s(job.index))
+        moves_s = 0.0 if worker == prefill else self._move_s(worker, job)
+        late = lateness(self._given[worker].coming.values(), move_s=moves_s, end_s=end_s, now_s=now_s)
+        return Coming(at_s=end_s, is_shown=False, begin_s=now_s, move_s=moves_s, late_s=late.own_s)
+
+    def _late_s(self, worker: int, job: Job, prefill: int, now_s: float) -> float:
+        """Predict by how much KV would be late at a worker, and make that of others later."""
+        if worker == prefill:
+            return 0.0
+        late = lateness(
+            self._given[worker].coming.values(),
+            move_s=self._move_s(worker, job),
+            end_s=max(now_s, self._given[prefill].end_s(job.index)),
+            now_s=now_s,
+        )
+        return late.own_s + late.others_s
+
+    def _move_s(self, worker: int, job: Job) -> float:
+        """Say what moving the KV that a worker lacks of a prompt takes on a link of its own."""
+        timing = self._fleet.timing
+        held = self._fleet.overlap_blocks(worker, job.block_names) * timing.block_size_tokens
+        return timing.performance.transfer_s((job.prompt_tokens - held) * timing.kv_bytes_per_token)
 
     def moves(self, now_s: float) -> list[Move]:
         """Choose sequences that go on elsewhere; none while some do."""

@@ -39,6 +39,11 @@ class WaitRecord:
         self._seen_s += (wait_s - self._seen_s) / min(self._count, MEMORY_COUNT)
 
     @property
+    def mean_s(self) -> float:
+        """Mean wait that was seen."""
+        return self._seen_s
+
+    @property
     def tail_factor(self) -> float:
         """Say by what a predicted mean wait is multiplied to give the 95th percentile that will be seen."""
         if self._expected_s <= self._seen_s / FACTOR_MAX:
