@@ -8,8 +8,9 @@ from services.domain.pace import FACTOR_MAX, GRID, Pace, PaceRecord, StepSpan, c
 from services.domain.performance import PRESETS
 
 FACTORS = st.floats(0.5, 8.0)
-NEAR = GRID**1.6
-"""Largest ratio of announced to true: the distance that may stay, half a grid step, the prior."""
+NEAR = GRID**1.8
+"""Largest ratio of announced to true: the distance that may stay (0.75 grid steps), and what the prior draws
+one phase by where the other is far off (one more)."""
 SPANS = st.lists(st.tuples(st.floats(0.0, 0.3), st.floats(0.001, 0.05)), min_size=30, max_size=60)
 
 
