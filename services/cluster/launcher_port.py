@@ -11,7 +11,7 @@ import threading
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as NoTurn
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import msgspec
 
@@ -19,6 +19,7 @@ from services.cluster.launcher import Launcher
 from services.cluster.roster import OrderOutdated, OrderRefused
 from services.domain.errors import ConfigurationInvalid
 from services.domain.pools import LaunchOrder
+from services.runtime.thread_server import ThreadServer
 
 PATH = "/pools"
 TURN_S = 5.0
@@ -35,7 +36,7 @@ class LauncherPort:
         """Prepare; nothing listens yet."""
         self._launcher = launcher
         self._loop = asyncio.get_running_loop()
-        self._server: ThreadingHTTPServer | None = None
+        self._server: ThreadServer | None = None
 
     def serve(self, host: str, port: int) -> int:
         """Begin to answer; returns the port.
@@ -48,7 +49,7 @@ class LauncherPort:
             ConfigurationInvalid: the port is taken.
         """
         try:
-            server = _Server((host, port), _handler(self))
+            server = ThreadServer((host, port), _handler(self))
         except OSError as error:
             raise ConfigurationInvalid(
                 key="launcher.port",
@@ -87,11 +88,6 @@ class LauncherPort:
         except OrderRefused as error:
             return HTTPStatus.BAD_REQUEST, str(error).encode()
         return HTTPStatus.OK, msgspec.json.encode(launched)
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
 
 
 def _handler(port: LauncherPort) -> type[BaseHTTPRequestHandler]:

@@ -33,10 +33,10 @@ WAIT_MAX_S = 10.0
 """Wait that stands for a queue that just grows without end."""
 STEP_FRAC_MAX = 0.95
 """Share of the TPOT target that a step may take; the rest is for what joins meanwhile."""
-STEP_WEIGHT = 1.2
+STEP_WEIGHT = 1.17
 """What a step that takes the whole TPOT target counts for, beside a wait that takes the whole TTFT target. A
 choice: more of it gives shorter steps and longer TTFT."""
-PASSING_FRAC_MAX = 0.27
+PASSING_FRAC_MAX = 0.29
 """Share of the TTFT target that a wait which passes counts for at most, however long it is. A choice: more of
 it makes TTFT shorter where bursts come, and steps longer while they last."""
 MORE_COUNT = 0.2

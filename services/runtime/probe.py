@@ -9,10 +9,11 @@ Not here: the gateway, whose HTTP port answers the same questions; who asks (`se
 import asyncio
 import threading
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 from services.domain.errors import ConfigurationInvalid
 from services.runtime.metrics import Meters
+from services.runtime.thread_server import ThreadServer
 
 TURN_S = 2.0
 """Longest wait for one turn of the event loop; seconds. A healthy one takes milliseconds."""
@@ -34,7 +35,7 @@ class Probe:
     def __init__(self, meters: Meters) -> None:
         self._meters = meters
         self._loop = asyncio.get_running_loop()
-        self._server: ThreadingHTTPServer | None = None
+        self._server: ThreadServer | None = None
         self.ready = False
         """Whether the process serves; set by the process itself."""
 
@@ -49,7 +50,7 @@ class Probe:
             ConfigurationInvalid: the port is taken.
         """
         try:
-            server = _Server((host, port), _handler(self))
+            server = ThreadServer((host, port), _handler(self))
         except OSError as error:
             raise ConfigurationInvalid(
                 key="metrics_port", message=f"metrics_port: cannot listen on {host}:{port}: {error.strerror}"
@@ -82,11 +83,6 @@ class Probe:
         except RuntimeError:  # the loop is closed: the process is about to end
             return False
         return turned.wait(TURN_S)
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
 
 
 def _say(holds: bool, word: str, otherwise: str) -> Answer:
