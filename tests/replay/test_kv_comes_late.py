@@ -1,4 +1,4 @@
-"""How late KV is, and makes others, where one link leads to a worker; seats are chosen where it is not."""
+"""How late KV is, and makes that of others, where one link leads to a worker."""
 
 import pytest
 from hypothesis import given

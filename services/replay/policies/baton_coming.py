@@ -42,6 +42,11 @@ class Lateness:
     others_s: float
     """How much later that of others is then, together."""
 
+    @property
+    def whole_s(self) -> float:
+        """Both."""
+        return self.own_s + self.others_s
+
 
 def lateness(coming: Iterable[Coming], *, move_s: float, end_s: float, now_s: float) -> Lateness:
     """Predict what moving a prompt's KV to a worker brings with it.

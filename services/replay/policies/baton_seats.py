@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from services.domain.spoiling import LengthRecord
 from services.replay.policies.at_once import tie_break
-from services.replay.policies.baton_coming import Coming, lateness
+from services.replay.policies.baton_coming import Coming, Lateness, lateness
 from services.replay.policies.baton_moves import Holding, choose_moves
 from services.replay.policy import Fleet, Move, WorkerState
 from services.replay.sequence import Job
@@ -128,7 +128,7 @@ class Seats:
             and self._wait_s(w, job, prefill, now_s) <= wait_max_s
         ]
         if seats:
-            late_s = {w: self._late_s(w, job, prefill, now_s) for w in seats}
+            late_s = {w: self._lateness(w, job, prefill, now_s).whole_s for w in seats}
             soon_s = min(late_s.values()) + wait_max_s
             return min((w for w in seats if late_s[w] <= soon_s), key=lambda w: (-tokens[w], w))
         if (
@@ -150,22 +150,24 @@ class Seats:
 
     def coming(self, worker: int, job: Job, prefill: int, now_s: float) -> Coming:
         """Say when a job whose prompt begins should come to a worker that was chosen for it."""
-        end_s = max(now_s, self._given[prefill].end_s(job.index))
-        moves_s = 0.0 if worker == prefill else self._move_s(worker, job)
-        late = lateness(self._given[worker].coming.values(), move_s=moves_s, end_s=end_s, now_s=now_s)
-        return Coming(at_s=end_s, is_shown=False, begin_s=now_s, move_s=moves_s, late_s=late.own_s)
+        return Coming(
+            at_s=max(now_s, self._given[prefill].end_s(job.index)),
+            is_shown=False,
+            begin_s=now_s,
+            move_s=0.0 if worker == prefill else self._move_s(worker, job),
+            late_s=self._lateness(worker, job, prefill, now_s).own_s,
+        )
 
-    def _late_s(self, worker: int, job: Job, prefill: int, now_s: float) -> float:
+    def _lateness(self, worker: int, job: Job, prefill: int, now_s: float) -> Lateness:
         """Predict by how much KV would be late at a worker, and make that of others later."""
         if worker == prefill:
-            return 0.0
-        late = lateness(
+            return Lateness(own_s=0.0, others_s=0.0)
+        return lateness(
             self._given[worker].coming.values(),
             move_s=self._move_s(worker, job),
             end_s=max(now_s, self._given[prefill].end_s(job.index)),
             now_s=now_s,
         )
-        return late.own_s + late.others_s
 
     def _move_s(self, worker: int, job: Job) -> float:
         """Say what moving the KV that a worker lacks of a prompt takes on a link of its own."""
