@@ -2,7 +2,7 @@
 
 Comes in: the queue as a worker sees it, and the gateways that are linked to it. Goes out: tasks to remove.
 Invariant: a task whose gateway lives is never named: a gateway gives up a task that nobody claims long
-before `ORPHAN_S`, and takes it out itself. Not here: removing (`services.prefill.phase`).
+before `ORPHAN_S`, and takes it out itself. Not here: removing (`services.prefill.lookout`).
 """
 
 from collections.abc import Iterable, Set

@@ -1,21 +1,21 @@
-"""The prefill phase: claim when there is room, prefill, hand over, complete after the answer.
+"""The prefill phase: claimed tasks are prefilled, handed over, and completed after the answer.
 
-Comes in: the queue's view, results of the engine, answers of gateways. Goes out: claims, prefill jobs,
+Comes in: choices from the queue, results of the engine, answers of gateways. Goes out: claims, prefill jobs,
 `TaskStarted`, `HandoffOffer` and `TaskFailed`.
 Invariant: a task that this worker claimed ends here in exactly one of: completed after its gateway's
 answer, completed after a failure that its gateway was told, lost to another. Its blocks are
 pulled, released, or end with their lease.
-Not here: which task to take (`services.prefill.ordering`), decode (`services.decode`).
+Not here: when the queue is looked at (`services.prefill.lookout`), which task to take
+(`services.prefill.ordering`), decode (`services.decode`).
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Set
 from dataclasses import replace
 
-from services.bus.port import Bus, QueueView
+from services.bus.port import Bus
 from services.domain.errors import (
-    BusUnavailable,
     DeadlineExceeded,
     DeadlineUnmeetable,
     EngineFailed,
@@ -31,8 +31,8 @@ from services.engine.port import Engine, EngineInfo, Prefilled, PrefillJob
 from services.link.port import GatewayLink
 from services.prefill.claims import Claims
 from services.prefill.job import Job
-from services.prefill.ordering import Claimant, Drop, Leave, Take, order
-from services.prefill.orphans import orphans
+from services.prefill.lookout import Lookout
+from services.prefill.ordering import Claimant, Take
 from services.prefill.room import has_room
 from services.prefill.settings import PrefillSettings
 from services.runtime.clock import Clock
@@ -40,15 +40,6 @@ from services.runtime.metrics import Meters
 from services.runtime.tasks import Nursery
 
 log = logging.getLogger(__name__)
-
-LOOK_AGAIN_S = 1.0
-"""Longest wait without a look at the queue; changes wake the phase at once."""
-
-LOOK_AGAIN_S_MIN = 0.0001
-"""Least wait between two looks: a remainder of a patience may be smaller than the clock can tell."""
-
-CLAIM_RETRY_S = 0.1
-"""Wait after a claim that the bus did not confirm: it may be away for long, and says so at once."""
 
 
 class PrefillPhase:
@@ -70,20 +61,18 @@ class PrefillPhase:
     ) -> None:
         self._engine = engine
         self._info = info
-        self._bus = bus
         self._settings = settings
         self._worker_id = worker_id
         self._claims = Claims(bus, worker_id, clock, meters)
         self._links = links
-        self._claimant = claimant
         self._clock = clock
         self._doubt_s = doubt_s
         self._meters = meters
         self._jobs: dict[RequestId, Job] = {}
-        self._open = asyncio.Event()
-        self._open.set()
-        self._wake = asyncio.Event()
         self._nursery = Nursery("prefill")
+        self._lookout = Lookout(
+            bus, self._claims, self, links=links, claimant=claimant, nursery=self._nursery
+        )
         self._stepped_s = clock.now_s()
 
     def __len__(self) -> int:
@@ -91,78 +80,24 @@ class PrefillPhase:
 
     def open(self) -> None:
         """Claim tasks again; at first a phase does."""
-        self._open.set()
+        self._lookout.open()
 
     def begin_drain(self) -> None:
         """Claim nothing from now on; what was claimed goes on."""
-        self._open.clear()
-        self._wake.set()
+        self._lookout.shut()
 
     async def close(self) -> None:
         """Stop claiming and renewing; idempotent. Jobs still held are given back by their claims' end."""
-        self._open.clear()
+        self._lookout.shut()
         await self._nursery.close()
 
     async def run(self) -> None:
         """Claim tasks whenever open, until cancelled."""
-        await self._open.wait()
         self._nursery.start(self._renew(), "renew")
-        while True:
-            await self._open.wait()
-            try:
-                async with self._bus.queue.view() as view:
-                    await self._follow(view)
-            except BusUnavailable as error:
-                log.warning("the prefill queue does not answer, trying again: %s", error)
-                await asyncio.sleep(LOOK_AGAIN_S)
+        await self._lookout.run()
 
-    async def _follow(self, view: QueueView) -> None:
-        view.on_removed(self._removed)
-        pump = self._nursery.start(self._pump(view), "watch")
-        try:
-            while self._open.is_set():
-                self._wake.clear()
-                retry_s = await self._claim_while_room(view)
-                try:
-                    async with asyncio.timeout(retry_s):
-                        await self._wake.wait()
-                except TimeoutError:
-                    pass
-                if pump.done():
-                    return
-        finally:
-            pump.cancel()
-
-    async def _pump(self, view: QueueView) -> None:
-        while True:
-            if await view.changed(LOOK_AGAIN_S):
-                self._wake.set()
-            for task_id in orphans(view.tasks(), self._links.keys()):
-                await self._claims.remove(task_id)
-
-    async def _claim_while_room(self, view: QueueView) -> float:
-        while self._open.is_set() and self._has_room():
-            choice = order(self._not_mine(view.tasks()), self._claimant())
-            try:
-                match choice:
-                    case Leave(retry_s=retry_s):
-                        wait_s = LOOK_AGAIN_S if retry_s is None else max(retry_s, LOOK_AGAIN_S_MIN)
-                        return min(wait_s, LOOK_AGAIN_S)
-                    case Take() as taken:
-                        await self._take(taken)
-                    case Drop(queued=queued, error=error):
-                        await self._drop(queued, error)
-            except BusUnavailable as silence:
-                log.warning("a claim is not confirmed: %s", silence)
-                return CLAIM_RETRY_S
-        return LOOK_AGAIN_S
-
-    def _not_mine(self, tasks: Sequence[QueuedTask]) -> Sequence[QueuedTask]:
-        """Leave out what the engine has already: a claim that looks ended here is for others to take."""
-        mine = {job.task_id for job in self._jobs.values()}
-        return [queued for queued in tasks if queued.record.task_id not in mine] if mine else tasks
-
-    def _has_room(self) -> bool:
+    def has_room(self) -> bool:
+        """Whether another task should be claimed."""
         limits = self._info.limits
         return has_room(
             [job.uncached_tokens for job in self._jobs.values() if job.offered is None],
@@ -170,13 +105,17 @@ class PrefillPhase:
             sequences_max=limits.sequences_max,
         )
 
-    async def _drop(self, queued: QueuedTask, deadline: DeadlineUnmeetable) -> None:
+    def at_work(self) -> Set[TaskId]:
+        """Name the tasks that this worker has, whatever the queue says of their claims."""
+        return {job.task_id for job in self._jobs.values()}
+
+    async def drop(self, queued: QueuedTask, deadline: DeadlineUnmeetable) -> None:
         """Take a hopeless task out of the queue and tell its gateway."""
         job = await self._claims.claim(queued)
         if job is not None:
             self._fail(job, deadline)
 
-    async def _take(self, taken: Take) -> None:
+    async def take(self, taken: Take) -> None:
         """Claim a task and begin it."""
         job = await self._claims.claim(taken.queued, taken.overlap_tokens)
         if job is None:
@@ -223,7 +162,7 @@ class PrefillPhase:
     def finished(self, result: Prefilled) -> None:
         """The engine ended a prefill job of this phase."""
         job = self._jobs.get(result.request_id)
-        self._wake.set()
+        self._lookout.wake()
         if job is None:
             if result.ticket is not None:
                 self._engine.release(result.ticket.ticket_id)
@@ -309,9 +248,8 @@ class PrefillPhase:
             else:
                 self._close_job(job, outcome="unanswered", release=False)
 
-    def _removed(self, task_id: TaskId) -> None:
+    def removed(self, task_id: TaskId) -> None:
         """A task left the queue: when it was not this phase that completed it, it was cancelled."""
-        self._wake.set()
         for job in [j for j in self._jobs.values() if j.task_id == task_id and j.offered is None]:
             self._stop(job)
 

@@ -25,6 +25,7 @@ from services.gateway.life import DeadlinePassed, Life
 from services.gateway.links import LinkPool
 from services.gateway.placing import Placing
 from services.gateway.reach import Reach
+from services.prefill import lookout
 from services.prefill import phase as prefill_phase
 from services.router.feed import Feed
 from services.router.fleet.ledger import Ledger
@@ -236,8 +237,8 @@ def stumble_over_the_queue(patch: Patch) -> None:
 
 def look_again_at_once(patch: Patch) -> None:
     """A wait that is shorter than the clock can tell is no wait: found by simulation, kept as a case."""
-    patch.setattr(prefill_phase, "LOOK_AGAIN_S_MIN", 0.0)
-    patch.setattr(prefill_phase, "CLAIM_RETRY_S", 0.0)
+    patch.setattr(lookout, "LOOK_AGAIN_S_MIN", 0.0)
+    patch.setattr(lookout, "CLAIM_RETRY_S", 0.0)
 
 
 IN_CALM = frozenset({ignore_cancels})
