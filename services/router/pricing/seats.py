@@ -190,21 +190,19 @@ def hand_over(seats: Seats, *, lineup: Lineup, able: Mask | None, request_seed: 
     if able is not None:
         join_s = np.where(able[:first], join_s, inf)
     seeds = sight.seeds[:first]
-    if not sight.layouts:
-        best = first_place(join_s, seeds, request_seed)
-        if lineup.place(sight.worker_ids[best], Phase.PREFILL) is None and join_s[best] < inf:
-            return Handed(
-                room_s=0.0 if seats.room_s is None else float(seats.room_s[best]),
-                step_s=float(seats.step_s[best]),
-                pace_s=float(seats.pace_s[best]),
-                alone=None,
-            )
     found = np.zeros((3, count))
     alone: Mask | None = None
     for decoders, prefillers in sight.layouts or ((None, None),):
         of_layout = join_s if decoders is None else np.where(decoders, join_s, inf)
         best = first_place(of_layout, seeds, request_seed)
         own = lineup.place(sight.worker_ids[best], Phase.PREFILL)
+        if decoders is None and own is None and of_layout[best] < inf:
+            return Handed(
+                room_s=0.0 if seats.room_s is None else float(seats.room_s[best]),
+                step_s=float(seats.step_s[best]),
+                pace_s=float(seats.pace_s[best]),
+                alone=None,
+            )
         places = slice(None) if prefillers is None else prefillers
         if of_layout[best] < inf:
             found[:, places] = _seat(seats, best)
