@@ -108,6 +108,22 @@ class PerformanceModel:
         whole_s = self.chunk_s(PrefillChunk(new_tokens=new, context_tokens=cached))
         return self.steps_s(tokens=new, step_tokens_max=step_tokens_max) + whole_s
 
+    def shared_s(self, *, prompt_tokens: int, cached_tokens: int, step_tokens_max: int) -> float:
+        """Time that one prompt adds to steps which others fill up, at most what it takes alone.
+
+        Args:
+            prompt_tokens: whole prompt.
+            cached_tokens: leading tokens whose KV exists; at least one token is always computed.
+            step_tokens_max: most new tokens per step.
+        """
+        new = prompt_tokens - min(cached_tokens, prompt_tokens - 1)
+        alone_s = self.prompt_s(
+            prompt_tokens=prompt_tokens, cached_tokens=cached_tokens, step_tokens_max=step_tokens_max
+        )
+        own_s = self.steps_s(tokens=new, step_tokens_max=step_tokens_max)
+        full_s = self.steps_s(tokens=step_tokens_max, step_tokens_max=step_tokens_max)
+        return alone_s - max(0.0, own_s - new / step_tokens_max * full_s)
+
     def decode_s(self, *, sequence_count: int, context_tokens: int) -> float:
         """Time of one step that writes one token for each sequence; 0 without sequences.
 

@@ -1,14 +1,15 @@
 """How many of some equal workers should decode, the others being free to prefill.
 
 Comes in: prompts as they arrive (in seconds of prefill), what decodes now. Goes out: a number of workers.
-The number is the one for which the wait of a prompt, as a share of the TTFT target, and the square of a
-decode step, as a share of the TPOT target, add up to least: a second more of wait and a second more per token
-are measured by what each may take, so no ratio is set by anyone, and steps are the dearer the longer they
-are, so that busy minutes do not make ITL's tail. Wait: Sakasegawa's approximation for several servers
-(1977), and half a burst, since prompts come in bursts: (index of dispersion - 1) / 2 of them are ahead on
-average. A load of just now is none for ever: its queue has only that long to grow, and it counts for no more
-than a share of the TTFT target, since it makes prompts late whoever decodes. What all this gets wrong is
-learned (`services.router.learning.wait_record`).
+The number is the one for which the wait of a prompt, as a share of the TTFT target, and a decode step, as a
+share of the TPOT target, each to a power of its own, add up to least: a second more of wait and a second
+more per token are measured by what each may take, so no ratio is set by anyone. Steps are the dearer the
+longer they are, so that busy minutes do not make ITL's tail; waits the less. Wait: Sakasegawa's
+approximation for several servers (1977), and half a burst, since prompts come in bursts: (index of
+dispersion - 1) / 2 of them are ahead on average; where prompts share steps, less. A load of just now is
+none for ever: its queue has only that long to grow, and it counts for no more than a share of the TTFT
+target, since it makes prompts late whoever decodes. What all this gets wrong is learned
+(`services.router.learning.wait_record`).
 Invariant: functions of values; a number is always within what was asked for.
 Not here: which workers (`services.router.soft_roles`), what the planner orders.
 """
@@ -33,12 +34,20 @@ WAIT_MAX_S = 10.0
 """Wait that stands for a queue that just grows without end."""
 STEP_FRAC_MAX = 0.95
 """Share of the TPOT target that a step may take; the rest is for what joins meanwhile."""
-STEP_WEIGHT = 1.17
+STEP_WEIGHT = 1.75
 """What a step that takes the whole TPOT target counts for, beside a wait that takes the whole TTFT target. A
 choice: more of it gives shorter steps and longer TTFT."""
+STEP_POWER = 2.75
+"""How much dearer a longer step is: twice as long counts for two to this power. So the longest steps, which
+make ITL's tail, are the first to go."""
+WAIT_POWER = 0.9
+"""The same of waits, the other way: the first tenth of a second, of short prompts the larger part of their
+TTFT, counts for more than a further one where prompts wait for long anyway."""
 PASSING_FRAC_MAX = 0.29
 """Share of the TTFT target that a wait which passes counts for at most, however long it is. A choice: more of
 it makes TTFT shorter where bursts come, and steps longer while they last."""
+KV_USE_MAX = 0.9
+"""Share of the KV memory of workers that decode which sequences may fill; the rest is for what they write."""
 MORE_COUNT = 0.2
 """Sequences by which a worker fills up beyond its equal share, since it falls short of its limit by a part of
 one."""
@@ -53,6 +62,7 @@ class Demand:
         mean_s: of one prompt's prefill.
         variation: squared coefficient of variation of prefill times.
         dispersion: index of dispersion of the arrivals: 1 for independent ones, b for bursts of b.
+        shared_frac: share of this work that is left where prompts fill up steps together, in (0, 1].
         recent_load: the same as `load`, lately; 0 where nobody looks at it.
         recent_s: time that "lately" stands for.
     """
@@ -61,6 +71,7 @@ class Demand:
     mean_s: float
     variation: float
     dispersion: float
+    shared_frac: float = 1.0
     recent_load: float = 0.0
     recent_s: float = 0.0
 
@@ -79,7 +90,7 @@ class Demand:
         lasting_s = factor * self._lasting_s(max(self.load, self.recent_load), workers)
         if self.recent_load <= self.load:
             return lasting_s
-        used = self.recent_load / workers
+        used = self.recent_load * self.shared_frac / workers
         excess_s = max(0.0, used - 1.0) * self.recent_s / 2
         variance = self.mean_s * (1 + self.variation) / workers * used * self.recent_s
         chance_s = math.sqrt(2 * variance / math.pi) * 2 / 3
@@ -89,13 +100,27 @@ class Demand:
         return min(lasting_s, factor * self._lasting_s(self.load, workers) + passing_s)
 
     def _lasting_s(self, load: float, workers: int) -> float:
-        """Predict it for a load that goes on for ever."""
-        used = load / workers
+        """Predict it for a load that goes on for ever: with a step for each prompt, or with full steps.
+
+        Prompts that wait together share steps, and the more of them do, the less each costs. So a worker that
+        is never idle takes what comes during one step into the next: a prompt waits for the rest of that step
+        and then for those beside it in its own.
+        """
+        alone_s = self._queued_s(load / workers, workers, self.mean_s)
+        used = load * self.shared_frac / workers
+        if used >= 1.0:
+            return alone_s
+        step_s = max(self.mean_s, self.mean_s * (1 - self.shared_frac) / (1 - used))
+        among_s = step_s - self.mean_s + used * step_s / 2
+        return min(alone_s, among_s + self._queued_s(used, workers, self.mean_s * self.shared_frac))
+
+    def _queued_s(self, used: float, workers: int, mean_s: float) -> float:
+        """Predict the wait of prompts that are computed one by one."""
         if used >= 1.0:
             return WAIT_MAX_S * used  # without end with any number, and still better with more
         crowd: float = used ** (math.sqrt(2 * (workers + 1)) - 1) / (workers * (1 - used))
         burst = max(0.0, self.dispersion - 1) / 2 / workers
-        return min(WAIT_MAX_S, self.mean_s * ((1 + self.variation) / 2 * crowd + burst))
+        return min(WAIT_MAX_S, mean_s * ((1 + self.variation) / 2 * crowd + burst))
 
 
 class DemandRecord:
@@ -107,22 +132,25 @@ class DemandRecord:
         self._began_s: float | None = None
         self._at_s = 0.0
         self._mean_s = 0.0
+        self._shared_s = 0.0
         self._square = 0.0
         self._window, self._count = 0, 0
         self._counts, self._count_squares = 1.0, 1.0
 
-    def fold(self, prefill_s: float, now_s: float) -> None:
+    def fold(self, prefill_s: float, now_s: float, *, shared_s: float) -> None:
         """Take a prompt.
 
         Args:
             prefill_s: what its prefill takes where that is shortest.
             now_s: of its arrival.
+            shared_s: what it adds there to steps that others fill up.
         """
         self._work_s = self._work_s * math.exp(-(now_s - self._at_s) / RATE_MEMORY_S) + prefill_s
         self._at_s = now_s
         self._began_s = now_s if self._began_s is None else self._began_s
         weight = SHAPE_WEIGHT if self._mean_s else 1.0
         self._mean_s += weight * (prefill_s - self._mean_s)
+        self._shared_s += weight * (shared_s - self._shared_s)
         self._square += weight * (prefill_s * prefill_s - self._square)
         window = int(now_s / BURST_WINDOW_S)
         passed = window - self._window
@@ -139,6 +167,7 @@ class DemandRecord:
         elapsed_s = self._at_s - (self._at_s if self._began_s is None else self._began_s)
         remembered_s = RATE_MEMORY_S * (1.0 - math.exp(-elapsed_s / RATE_MEMORY_S))
         return Demand(
+            shared_frac=self._shared_s / self._mean_s if self._mean_s else 1.0,
             load=self._work_s / max(remembered_s, SEEN_LEAST_S),
             mean_s=self._mean_s,
             variation=max(0.0, self._square / mean_square - 1) if mean_square else 0.0,
@@ -243,7 +272,8 @@ def decoder_count(
             passing_max_s=PASSING_FRAC_MAX * ttft_target_s,
         )
         wait = wait_s / ttft_target_s
-        offer = (share > STEP_FRAC_MAX, wait + STEP_WEIGHT * share * share, decoders)
+        cost = wait**WAIT_POWER + STEP_WEIGHT * share**STEP_POWER
+        offer = (share > STEP_FRAC_MAX, cost, decoders)
         if best is None or offer < best:
             best = offer
     return best[2] if best else least

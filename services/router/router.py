@@ -204,7 +204,8 @@ class Router:
             if query.begun:
                 self._roles.forget(query.request_id)
             else:
-                self._roles.fold(query, outcome.path, outcome.prefill_s, now_s)
+                shared_s = self._shared_s(query, outcome)
+                self._roles.fold(query, outcome.path, outcome.prefill_s, now_s, shared_s=shared_s)
         return outcome
 
     def _is_late(self, query: PlacementQuery, outcome: AccountedPlacement | Rejected) -> bool:
@@ -271,6 +272,17 @@ class Router:
         else:
             self.fleet.fold_ended(query.request_id)
             self._queue.send(query, placed.worker_id, uncached, now_s)
+
+    def _shared_s(self, query: PlacementQuery, placed: AccountedPlacement) -> float:
+        """Say what a placed prompt adds to steps that others fill up."""
+        view = self.fleet.get(placed.worker_id)
+        if view is None:
+            return placed.prefill_s
+        return view.status.performance.shared_s(
+            prompt_tokens=query.prompt_tokens,
+            cached_tokens=placed.overlap_blocks * view.limits.block_size_tokens,
+            step_tokens_max=view.limits.step_tokens_max,
+        )
 
     def _note(self, folded: Folded) -> GapFound | None:
         if isinstance(folded, GapFound):

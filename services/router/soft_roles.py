@@ -18,13 +18,18 @@ from services.domain.worker import Phase
 from services.router.fleet.fleet_view import FleetView
 from services.router.fleet.worker_view import WorkerView
 from services.router.learning.wait_record import WaitRecord
-from services.router.roles import Decodes, Demand, DemandRecord, decoder_count, step_limit_s
+from services.router.roles import (
+    KV_USE_MAX,
+    Decodes,
+    Demand,
+    DemandRecord,
+    decoder_count,
+    step_limit_s,
+)
 from services.router.settings import RouterSettings
 
 PERIOD_S = 0.1
 """Time for which a limit is kept: less than statuses take to show that it should change."""
-KV_USE_MAX = 0.9
-"""Share of the KV memory of workers that decode which sequences may fill; the rest is for what they write."""
 MODELS_MAX = 256
 """Models remembered; a further one begins with an empty memory."""
 
@@ -51,7 +56,9 @@ class SoftRoles:
         self._expected: dict[RequestId, tuple[str, float]] = {}
         """Of prompts in the queue: their model, and the wait that was expected when they were placed."""
 
-    def fold(self, query: PlacementQuery, path: Path, prefill_s: float, now_s: float) -> None:
+    def fold(
+        self, query: PlacementQuery, path: Path, prefill_s: float, now_s: float, *, shared_s: float
+    ) -> None:
         """Take a prompt that was placed.
 
         Args:
@@ -59,9 +66,10 @@ class SoftRoles:
             path: where it went.
             prefill_s: what its prefill takes.
             now_s: of its arrival.
+            shared_s: what it adds to steps that others fill up.
         """
         known = self._known(query.scope.model)
-        known.record.fold(prefill_s, now_s)
+        known.record.fold(prefill_s, now_s, shared_s=shared_s)
         if path is Path.REMOTE and known.wait_s is not None:
             if len(self._expected) >= self._settings.placements_max:
                 del self._expected[next(iter(self._expected))]

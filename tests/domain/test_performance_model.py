@@ -24,6 +24,26 @@ def test_a_prompt_costs_the_sum_of_its_steps(name: str, new: int, cached: int, b
     assert whole_s == pytest.approx(steps_s)
 
 
+@given(
+    st.sampled_from(sorted(PRESETS)), st.integers(1, 40_000), st.integers(0, 20_000), st.integers(1, 9_000)
+)
+def test_a_prompt_among_others_costs_no_more_than_alone(
+    name: str, new: int, cached: int, budget: int
+) -> None:
+    """And something."""
+    asked = {"prompt_tokens": cached + new, "cached_tokens": cached, "step_tokens_max": budget}
+    assert 0.0 < PRESETS[name].shared_s(**asked) <= PRESETS[name].prompt_s(**asked)
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_prompts_that_fill_a_step_cost_that_step(name: str) -> None:
+    """Eight of 1,024 tokens take 8,192 in one step, together as long as their shares say."""
+    model = PRESETS[name]
+    chunks = [PrefillChunk(new_tokens=1_024, context_tokens=0)] * 8
+    share_s = model.shared_s(prompt_tokens=1_024, cached_tokens=0, step_tokens_max=8_192)
+    assert 8 * share_s == pytest.approx(model.prefill_s(chunks))
+
+
 @pytest.mark.parametrize("tokens", [1, 640, 8_192])
 def test_the_mocker_prefills_by_its_published_formula(tokens: int) -> None:
     """In ms: 4.209989e-07 t^2 + 1.518344e-02 t + 16.50142 for t tokens of any number of prompts."""

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import pytest
+
 from services.replay.policies.baton import baton
 from services.replay.policies.options import PolicyOptions
 from services.replay.policy import WorkerState
@@ -86,6 +88,32 @@ def test_decode_workers_fill_up_one_after_another() -> None:
     ((bound, way),) = policy.dispatch(0.0)
     assert way.prefill == 3
     assert policy.decode_worker(bound, way.prefill, 0.0) == 1
+
+
+@pytest.mark.parametrize(("blocks", "chosen"), [(800, 0), (1_250, 2)])
+def test_while_enough_workers_decode_one_goes_a_little_beyond_the_limit(blocks: int, chosen: int) -> None:
+    """The last worker is kept for prompts, unless steps would become much longer than they should."""
+    fleet = StillFleet(3)
+    for worker, held in ((0, 100_000), (1, 103_000)):
+        fleet.states[worker] = replace(busy(fleet.states[worker], until_s=0.01), decode_context_tokens=held)
+    fleet.cached[2] = set(range(1, blocks + 1))
+    policy = baton(fleet, PolicyOptions())
+    policy.arrive(job(0, *range(1, blocks + 1), tail_tokens=10), 0.0)
+    ((bound, way),) = policy.dispatch(0.0)
+    assert way.prefill == 2
+    assert policy.decode_worker(bound, way.prefill, 0.0) == chosen
+
+
+def test_no_fewer_workers_decode_than_have_the_memory() -> None:
+    """A step of more KV than a worker has is none: its price, where the model bends, means nothing."""
+    fleet = StillFleet(8)
+    for worker, held in enumerate([400_000] * 5 + [100_000]):
+        state = busy(fleet.states[worker], until_s=0.01)
+        fleet.states[worker] = replace(state, decode_count=100, decode_context_tokens=held)
+    policy = baton(fleet, PolicyOptions())
+    policy.arrive(job(0, tail_tokens=500), 0.0)
+    ((bound, way),) = policy.dispatch(0.0)
+    assert policy.decode_worker(bound, way.prefill, 0.0) == 5
 
 
 def test_kv_goes_where_the_link_is_free() -> None:

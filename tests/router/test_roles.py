@@ -73,7 +73,7 @@ def test_load_and_bursts_are_learned(burst: int) -> None:
     record = DemandRecord()
     for number in range(600):
         at_s = 3.0 * (number // burst) if burst > 1 else 0.3 * number
-        record.fold(0.1, at_s)
+        record.fold(0.1, at_s, shared_s=0.1)
     demand = record.demand()
     assert demand.load == pytest.approx(1 / 3, rel=0.15)
     assert demand.mean_s == pytest.approx(0.1)
@@ -125,6 +125,26 @@ def test_a_wait_that_passes_counts_for_so_much_at_most(
     assert counted_s <= factor * lasting.wait_s(workers) + 0.7 + 1e-12
     assert counted_s <= factor * lately.wait_s(workers) + 1e-12
     assert lately.wait_s(workers + 1, factor=factor, passing_max_s=0.7) <= counted_s + 1e-12
+
+
+@given(st.integers(1, 30), st.floats(0, 60), st.floats(0.05, 1), st.floats(0, 60), st.floats(0, 30))
+def test_prompts_that_share_steps_wait_no_longer(
+    workers: int, load: float, shared_frac: float, recent_load: float, recent_s: float
+) -> None:
+    """And more workers wait less all the same."""
+    alone = Demand(
+        load=load, mean_s=0.2, variation=1.5, dispersion=4.0, recent_load=recent_load, recent_s=recent_s
+    )
+    shared = replace(alone, shared_frac=shared_frac)
+    assert shared.wait_s(workers) <= alone.wait_s(workers) + 1e-12
+    assert shared.wait_s(workers + 1) <= shared.wait_s(workers) + 1e-12
+
+
+def test_full_steps_carry_what_prompts_one_by_one_would_not() -> None:
+    """Six workers' work that is three in full steps, on four: no queue without end, nor one of nothing."""
+    alone = Demand(load=6.0, mean_s=0.04, variation=1.0, dispersion=1.0)
+    assert alone.wait_s(4) > 10.0
+    assert 0.02 < replace(alone, shared_frac=0.5).wait_s(4) < 0.2
 
 
 def test_a_flood_that_passes_takes_no_more_workers_from_decoding_than_one_that_lasts() -> None:

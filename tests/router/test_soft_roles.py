@@ -42,7 +42,7 @@ def limit_of(router: Router, *, prompts_per_s: float = 10.0, waits_s: float | No
     roles = SoftRoles(router.settings)
     for turn in range(round(10 * prompts_per_s)):
         asked = query(f"r{turn}")
-        roles.fold(asked, Path.REMOTE, 0.05, turn / prompts_per_s)
+        roles.fold(asked, Path.REMOTE, 0.05, turn / prompts_per_s, shared_s=0.05)
         if waits_s is not None:
             roles.step_limit_s(MODEL, router.fleet, turn / prompts_per_s)
             roles.fold_wait(asked.request_id, waits_s)
@@ -88,8 +88,8 @@ def test_a_wait_is_held_against_what_was_expected_of_that_prompt(
             views, views, demand.demand(), router.settings, wait_factor=told.tail_factor
         )
         assert roles.step_limit_s(MODEL, router.fleet, now_s) == limit_s
-        roles.fold(asked, path, 0.05, now_s)
-        demand.fold(0.05, now_s)
+        roles.fold(asked, path, 0.05, now_s, shared_s=0.05)
+        demand.fold(0.05, now_s, shared_s=0.05)
         if wait_s is not None:
             for again in range(2):  # a handoff may be placed anew
                 roles.fold_wait(asked.request_id, wait_s)

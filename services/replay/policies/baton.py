@@ -78,7 +78,7 @@ class Baton:
         prefill_s = prompt_s(fleet.timing, job, best)
         self._held[job.index], self._shortest_s[job.index] = job, prefill_s
         self._alone_s[job.index] = prefill_s
-        self._seats.fold(prefill_s, now_s)
+        self._seats.fold(job, best, prefill_s, now_s)
         return None
 
     def dispatch(self, now_s: float) -> Sequence[tuple[Job, Way]]:

@@ -1,12 +1,14 @@
 """Who writes: decode workers fill up one after another, as few as the demand for prompts leaves.
 
 Comes in: states, what has been promised. Goes out: a worker. A job goes to the fullest worker whose step
-stays within `services.router.roles.step_limit_s`; where none does, to one that writes nothing yet, best where
-the prompt is computed, since then nothing moves. So the last worker to begin has few sequences, and prompts
+stays within `services.router.roles.step_limit_s`; where none does and fewer write than should, to one that
+writes nothing yet, best where the prompt is computed, since then nothing moves; where enough do, a little
+beyond that limit. So the last worker to begin has few sequences, and prompts
 may stall it cheaply. Invariant: what is promised and has not begun counts like what decodes.
 Not here: prompts (`baton`, `baton_offers`).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -18,7 +20,9 @@ from services.replay.policy import Fleet, Move, WorkerState
 from services.replay.sequence import Job
 from services.router.learning.wait_record import WaitRecord
 from services.router.roles import (
+    KV_USE_MAX,
     PASSING_FRAC_MAX,
+    STEP_FRAC_MAX,
     Decodes,
     DemandRecord,
     RecentLoad,
@@ -26,6 +30,9 @@ from services.router.roles import (
     step_limit_s,
 )
 
+OVER_FACTOR = 1.05
+"""How far beyond the limit steps may be while as many workers decode as should: so that one that prefills is
+not made to decode for one sequence."""
 GROWTH_BLOCKS = 10
 """Blocks left free for a sequence's output when it is bound to a worker."""
 MEMORY_LEAST_S = 0.5
@@ -88,9 +95,15 @@ class Seats:
         self._wait_expected_s = 0.0
         """Mean, of a prompt."""
 
-    def fold(self, prefill_s: float, now_s: float) -> None:
-        """Learn of a prompt that arrived."""
-        self._demand.fold(prefill_s, now_s)
+    def fold(self, job: Job, leading_blocks: int, prefill_s: float, now_s: float) -> None:
+        """Learn of a prompt that arrived: how much of it is cached where most is, and what is left takes."""
+        timing = self._fleet.timing
+        shared_s = timing.performance.shared_s(
+            prompt_tokens=job.prompt_tokens,
+            cached_tokens=leading_blocks * timing.block_size_tokens,
+            step_tokens_max=timing.step_tokens_max,
+        )
+        self._demand.fold(prefill_s, now_s, shared_s=shared_s)
         self._recent.fold(prefill_s, now_s, self._memory_s())
 
     def fold_wait(self, wait_s: float) -> None:
@@ -120,17 +133,16 @@ class Seats:
         limit_s = self._plan(sum(counts) + 1, sum(tokens) + job.prompt_tokens, now_s)
         self._waits.expect(self._wait_expected_s)
         wait_max_s = BUSY_FRAC * self._itl_slo_s
-        seats = [
-            w
-            for w in fits
-            if counts[w]
-            and self._seat_s(w, states[w], job) <= limit_s
-            and self._wait_s(w, job, prefill, now_s) <= wait_max_s
-        ]
-        if seats:
+        calm = [w for w in fits if counts[w] and self._wait_s(w, job, prefill, now_s) <= wait_max_s]
+        seat_s = {w: self._seat_s(w, states[w], job) for w in calm}
+        if seats := [w for w in calm if seat_s[w] <= limit_s]:
             late_s = {w: self._lateness(w, job, prefill, now_s).whole_s for w in seats}
             soon_s = min(late_s.values()) + wait_max_s
             return min((w for w in seats if late_s[w] <= soon_s), key=lambda w: (-tokens[w], w))
+        if calm and sum(map(bool, counts)) >= self._decoders:
+            least = min(calm, key=lambda w: (seat_s[w], w))
+            if seat_s[least] <= min(STEP_FRAC_MAX * self._itl_slo_s, OVER_FACTOR * limit_s):
+                return least
         if (
             prefill in fits
             and not counts[prefill]
@@ -211,7 +223,8 @@ class Seats:
         decodes = Decodes(
             performance=self._fleet.timing.performance, sequence_count=sequences, context_tokens=tokens
         )
-        workers, demand = self._fleet.worker_count, self._demand.demand()
+        workers, timing, demand = self._fleet.worker_count, self._fleet.timing, self._demand.demand()
+        fits_tokens = KV_USE_MAX * timing.kv_blocks * timing.block_size_tokens
         recent_s = self._memory_s()
         demand = replace(demand, recent_load=self._recent.load(now_s, recent_s), recent_s=recent_s)
         decoders = decoder_count(
@@ -220,6 +233,7 @@ class Seats:
             step_s=decodes.step_s,
             ttft_target_s=self._ttft_slo_s,
             tpot_target_s=self._itl_slo_s,
+            least=min(max(1, workers - 1), max(1, math.ceil(tokens / fits_tokens))),
             wait_factor=self._waits.tail_factor,
         )
         self._decoders = decoders
