@@ -16,9 +16,9 @@ from services.replay.policies import policy_maker
 from services.replay.policies.options import PolicyOptions
 from services.replay.policy import Fleet, Mechanisms, Policy
 from services.replay.presets import DEFAULT_TIMING, EngineTiming, timing_named
+from services.replay.retiming import first, speed_up, spread
 from services.replay.traces import Trace
 from services.replay.worker import RUN_STEPS_MAX
-from services.replay.workloads import first, speed_up, spread
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

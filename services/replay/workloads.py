@@ -1,17 +1,17 @@
-"""Traces that are made: other shapes of traffic than the recorded ones, and changes to any trace.
+"""Traces that are made: other shapes of traffic than the recorded ones.
 
-Comes in: a seed, or a trace. Goes out: a trace. Invariant: the same arguments give the same trace on any
-machine. Not here: files (`trace_files`).
+Comes in: a seed. Goes out: a trace. Invariant: the same arguments give the same trace on any machine.
+Not here: files (`trace_files`), changes to a trace (`retiming`).
 
 At four times their speed most are near what eight workers of the peer's mock engine can carry.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from random import Random
 
 from services.domain.errors import ConfigurationInvalid
+from services.replay.retiming import first
 from services.replay.traces import TRACE_BLOCK_TOKENS, PrefixNames, Trace, TracedRequest, ordered
 
 REQUESTS_COUNT = 4_000
@@ -104,11 +104,127 @@ def bursts(*, seed: int = 0, count: int = REQUESTS_COUNT) -> Trace:
     return ordered("bursts", requests)
 
 
+def clumps(*, seed: int = 0, count: int = REQUESTS_COUNT) -> Trace:
+    """Make arrivals that come in clumps of six on average, at any moment."""
+    maker = _Maker(seed)
+    at_s, requests = 0.0, []
+    for _ in range(count):
+        at_s += maker.rng.gammavariate(1 / 6, 6 / 11.0)
+        requests.append(maker.request(at_s, maker.tokens(2_500, 1.0, 50_000), maker.tokens(250, 0.8, 2_000)))
+    return ordered("clumps", requests)
+
+
+def documents(*, seed: int = 0, count: int = REQUESTS_COUNT) -> Trace:
+    """Make long prompts with short answers."""
+    maker = _Maker(seed)
+    return ordered(
+        "documents",
+        [
+            maker.request(at_s, maker.tokens(18_000, 0.6, 100_000), maker.tokens(250, 0.7, 2_000))
+            for at_s in maker.arrivals_s(count, 2.0)
+        ],
+    )
+
+
+def few_long(*, seed: int = 0, count: int = REQUESTS_COUNT) -> Trace:
+    """Make short prompts, and one in ten that is fifty times as long."""
+    maker = _Maker(seed)
+    requests = []
+    for at_s in maker.arrivals_s(count, 13.0):
+        if maker.rng.random() < 0.1:
+            prompt_tokens, output_tokens = maker.tokens(28_000, 0.4, 90_000), maker.tokens(300, 0.6, 2_000)
+        else:
+            prompt_tokens, output_tokens = maker.tokens(500, 0.8, 6_000), maker.tokens(200, 0.7, 2_000)
+        requests.append(maker.request(at_s, prompt_tokens, output_tokens))
+    return ordered("few-long", requests)
+
+
+def reasoning(*, seed: int = 0, count: int = REQUESTS_COUNT) -> Trace:
+    """Make short prompts with outputs of any length, some very long."""
+    maker = _Maker(seed)
+    return ordered(
+        "reasoning",
+        [
+            maker.request(at_s, maker.tokens(800, 0.9, 16_000), maker.tokens(1_200, 1.0, 10_000))
+            for at_s in maker.arrivals_s(count, 9.0)
+        ],
+    )
+
+
+def sessions(*, seed: int = 0, count: int = REQUESTS_COUNT) -> Trace:
+    """Make chats of up to ten turns, each with all that was said before."""
+    maker = _Maker(seed)
+    requests: list[TracedRequest] = []
+    begin_s, number = 0.0, 0
+    while len(requests) < 1.3 * count:
+        begin_s, number = begin_s + maker.rng.expovariate(7.5), number + 1
+        at_s, context_tokens = begin_s, maker.tokens(1_500, 0.8, 10_000)
+        for _turn in range(1 + min(9, int(maker.rng.expovariate(1 / 4)))):
+            output_tokens = maker.tokens(250, 0.7, 2_000)
+            said = (f"chat {number}", context_tokens)
+            requests.append(maker.request(at_s, context_tokens, output_tokens, said))
+            context_tokens += output_tokens + maker.tokens(300, 1.0, 5_000)
+            at_s += 10.0 + maker.rng.expovariate(1 / 25)
+    return first(ordered("sessions", requests), count)
+
+
+def shifts(*, seed: int = 0, count: int = REQUESTS_COUNT) -> Trace:
+    """Make long prompts with short outputs and the opposite, in turns of a minute."""
+    maker = _Maker(seed)
+    requests = []
+    for at_s in maker.arrivals_s(count, 8.0):
+        if at_s % 120.0 >= 60.0:
+            prompt_tokens, output_tokens = maker.tokens(6_000, 0.8, 60_000), maker.tokens(80, 0.7, 1_000)
+        else:
+            prompt_tokens, output_tokens = maker.tokens(500, 0.8, 6_000), maker.tokens(700, 0.7, 4_000)
+        requests.append(maker.request(at_s, prompt_tokens, output_tokens))
+    return ordered("shifts", requests)
+
+
+def short_chats(*, seed: int = 0, count: int = REQUESTS_COUNT) -> Trace:
+    """Make many short questions with short answers."""
+    maker = _Maker(seed)
+    return ordered(
+        "short-chats",
+        [
+            maker.request(at_s, maker.tokens(900, 0.8, 12_000), maker.tokens(170, 0.7, 1_500))
+            for at_s in maker.arrivals_s(count, 42.0)
+        ],
+    )
+
+
+def tools(*, seed: int = 0, count: int = REQUESTS_COUNT) -> Trace:
+    """Make prompts of which two in three begin with one of twelve sets of tools; the others share nothing."""
+    maker = _Maker(seed)
+    sets = [f"tools {rank}" for rank in range(12)]
+    lengths = [maker.tokens(5_000, 0.6, 20_000) for _ in sets]
+    weights = [(rank + 1) ** -0.8 for rank in range(len(sets))]
+    requests = []
+    for at_s in maker.arrivals_s(count, 9.0):
+        if maker.rng.random() < 0.65:
+            (one,) = maker.rng.choices(range(len(sets)), weights)
+            prompt_tokens = lengths[one] + maker.tokens(1_500, 1.0, 30_000)
+            prefix = (sets[one], lengths[one])
+            requests.append(maker.request(at_s, prompt_tokens, maker.tokens(120, 0.9, 2_000), prefix))
+        else:
+            prompt_tokens = maker.tokens(5_000, 1.1, 80_000)
+            requests.append(maker.request(at_s, prompt_tokens, maker.tokens(150, 0.9, 2_000)))
+    return ordered("tools", requests)
+
+
 WORKLOADS: dict[str, Callable[..., Trace]] = {
     "bursts": bursts,
+    "clumps": clumps,
+    "documents": documents,
+    "few-long": few_long,
     "long-outputs": long_outputs,
     "no-reuse": no_reuse,
+    "reasoning": reasoning,
+    "sessions": sessions,
     "shared-prefix": shared_prefix,
+    "shifts": shifts,
+    "short-chats": short_chats,
+    "tools": tools,
 }
 """Made traces, by name."""
 
@@ -130,34 +246,3 @@ def make_workload(name: str, *, seed: int, count: int) -> Trace:
             key="workload", message=f"workload: none is named {name!r}; known are {known}"
         )
     return WORKLOADS[name](seed=seed, count=count)
-
-
-def speed_up(trace: Trace, factor: float) -> Trace:
-    """Let everything arrive `factor` times as fast, > 0."""
-    return _moved(trace, [request.arrival_s / factor for request in trace.requests])
-
-
-def spread(trace: Trace, tick_s: float) -> Trace:
-    """Spread the requests of each tick of `tick_s`, > 0, evenly over it, in their order."""
-    moments: list[float] = []
-    start = 0
-    while start < len(trace.requests):
-        tick = math.floor(trace.requests[start].arrival_s / tick_s)
-        stop = start
-        while stop < len(trace.requests) and math.floor(trace.requests[stop].arrival_s / tick_s) == tick:
-            stop += 1
-        moments += [(tick + place / (stop - start)) * tick_s for place in range(stop - start)]
-        start = stop
-    return _moved(trace, moments)
-
-
-def first(trace: Trace, count: int) -> Trace:
-    """Keep the first requests only."""
-    return replace(trace, requests=trace.requests[:count])
-
-
-def _moved(trace: Trace, moments_s: list[float]) -> Trace:
-    requests = tuple(
-        replace(request, arrival_s=at_s) for request, at_s in zip(trace.requests, moments_s, strict=True)
-    )
-    return replace(trace, requests=requests)

@@ -9,9 +9,10 @@ from random import Random
 
 from services.domain.blocks import BlockHash
 from services.replay.presets import EngineTiming
+from services.replay.retiming import first, spread
 from services.replay.trace_files import read_trace
 from services.replay.traces import TRACE_BLOCK_TOKENS, PrefixNames, Trace, TracedRequest, kv_blocks, ordered
-from services.replay.workloads import WORKLOADS, first, make_workload, spread
+from services.replay.workloads import WORKLOADS, make_workload
 from tests.bench.alone_engine import Prompt
 
 MADE_COUNT = 20_000

@@ -13,6 +13,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 
 from services.domain.errors import ConfigurationInvalid
@@ -24,7 +25,11 @@ from tests.bench.placement_rows import Outcome, heading, judge, line
 
 TICK_S = 3.0
 """Arrivals of the conversation trace stand on ticks of so long."""
-LOADS = ("conversations", "conversations-spread", "code", *sorted(WORKLOADS))
+RECORDED = ("conversations", "conversations-spread", "code")
+LOADS = (*RECORDED, "bursts", "long-outputs", "no-reuse", "shared-prefix")
+"""What runs unless asked otherwise: placement was made with these in sight."""
+OTHERS = tuple(name for name in sorted(WORKLOADS) if name not in LOADS)
+"""Other shapes, by `--load others`: half an hour of one core more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +43,8 @@ class Load:
 
 def chosen_loads(options: argparse.Namespace) -> Iterator[Load]:
     """Read or make what was asked for; say what is left out for want of a file."""
-    for name in options.load:
+    groups = [OTHERS if asked == "others" else (asked,) for asked in options.load]
+    for name in chain.from_iterable(groups):
         path = {"code": options.code}.get(name, options.conversations)
         if name in WORKLOADS:
             yield Load(name=name, trace=make_workload(name, seed=options.seed, count=REQUESTS_COUNT))
@@ -119,7 +125,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--conversations", type=Path, metavar="FILE", help="Mooncake's conversation trace")
     parser.add_argument("--code", type=Path, metavar="FILE", help="Azure's code trace of 2023")
-    parser.add_argument("--load", nargs="+", choices=LOADS, default=LOADS)
+    parser.add_argument("--load", nargs="+", choices=(*LOADS, *OTHERS, "others"), default=LOADS)
     parser.add_argument("--speedup", nargs="+", type=float, default=(1.0, 2.0, 3.0, 4.0))
     parser.add_argument("--split", nargs="*", type=int, default=(2, 3, 4, 5, 6), help="prefill workers")
     parser.add_argument("--first", type=int, metavar="N", help="only the first N requests of each load")

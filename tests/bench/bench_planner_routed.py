@@ -33,8 +33,8 @@ from services.replay.policies import policy_maker
 from services.replay.policies.options import PolicyOptions
 from services.replay.presets import DEFAULT_TIMING, EngineTiming, timing_named
 from services.replay.records import Record
+from services.replay.retiming import first, speed_up, spread
 from services.replay.trace_files import read_trace
-from services.replay.workloads import first, speed_up, spread
 from services.runtime.metrics import Meters
 from services.runtime.metrics_page import parse_page
 from tests.bench.bench_planner_router import TICK_S, routed_load
