@@ -51,16 +51,25 @@ class _Maker:
         return moments
 
 
-def no_reuse(*, seed: int = 0, count: int = REQUESTS_COUNT) -> Trace:
-    """Make prompts that share nothing."""
+_Lengths = tuple[float, float, int]
+"""Median, spread of the logarithm, most; in tokens."""
+
+
+def _alike(name: str, seed: int, count: int, per_s: float, *, prompts: _Lengths, outputs: _Lengths) -> Trace:
+    """Make requests that come without memory, share nothing, and have lengths of one kind."""
     maker = _Maker(seed)
     return ordered(
-        "no-reuse",
+        name,
         [
-            maker.request(at_s, maker.tokens(3_000, 1.0, 60_000), maker.tokens(200, 0.8, 2_000))
-            for at_s in maker.arrivals_s(count, 8.0)
+            maker.request(at_s, maker.tokens(*prompts), maker.tokens(*outputs))
+            for at_s in maker.arrivals_s(count, per_s)
         ],
     )
+
+
+def no_reuse(*, seed: int = 0, count: int = REQUESTS_COUNT) -> Trace:
+    """Make prompts that share nothing."""
+    return _alike("no-reuse", seed, count, 8.0, prompts=(3_000, 1.0, 60_000), outputs=(200, 0.8, 2_000))
 
 
 def shared_prefix(*, seed: int = 0, count: int = REQUESTS_COUNT) -> Trace:
@@ -80,14 +89,7 @@ def shared_prefix(*, seed: int = 0, count: int = REQUESTS_COUNT) -> Trace:
 
 def long_outputs(*, seed: int = 0, count: int = REQUESTS_COUNT) -> Trace:
     """Make short prompts with long outputs."""
-    maker = _Maker(seed)
-    return ordered(
-        "long-outputs",
-        [
-            maker.request(at_s, maker.tokens(250, 0.7, 4_000), maker.tokens(1_200, 0.6, 8_000))
-            for at_s in maker.arrivals_s(count, 10.0)
-        ],
-    )
+    return _alike("long-outputs", seed, count, 10.0, prompts=(250, 0.7, 4_000), outputs=(1_200, 0.6, 8_000))
 
 
 def bursts(*, seed: int = 0, count: int = REQUESTS_COUNT) -> Trace:
@@ -116,14 +118,7 @@ def clumps(*, seed: int = 0, count: int = REQUESTS_COUNT) -> Trace:
 
 def documents(*, seed: int = 0, count: int = REQUESTS_COUNT) -> Trace:
     """Make long prompts with short answers."""
-    maker = _Maker(seed)
-    return ordered(
-        "documents",
-        [
-            maker.request(at_s, maker.tokens(18_000, 0.6, 100_000), maker.tokens(250, 0.7, 2_000))
-            for at_s in maker.arrivals_s(count, 2.0)
-        ],
-    )
+    return _alike("documents", seed, count, 2.0, prompts=(18_000, 0.6, 100_000), outputs=(250, 0.7, 2_000))
 
 
 def few_long(*, seed: int = 0, count: int = REQUESTS_COUNT) -> Trace:
@@ -141,14 +136,7 @@ def few_long(*, seed: int = 0, count: int = REQUESTS_COUNT) -> Trace:
 
 def reasoning(*, seed: int = 0, count: int = REQUESTS_COUNT) -> Trace:
     """Make short prompts with outputs of any length, some very long."""
-    maker = _Maker(seed)
-    return ordered(
-        "reasoning",
-        [
-            maker.request(at_s, maker.tokens(800, 0.9, 16_000), maker.tokens(1_200, 1.0, 10_000))
-            for at_s in maker.arrivals_s(count, 9.0)
-        ],
-    )
+    return _alike("reasoning", seed, count, 9.0, prompts=(800, 0.9, 16_000), outputs=(1_200, 1.0, 10_000))
 
 
 def sessions(*, seed: int = 0, count: int = REQUESTS_COUNT) -> Trace:
@@ -183,14 +171,7 @@ def shifts(*, seed: int = 0, count: int = REQUESTS_COUNT) -> Trace:
 
 def short_chats(*, seed: int = 0, count: int = REQUESTS_COUNT) -> Trace:
     """Make many short questions with short answers."""
-    maker = _Maker(seed)
-    return ordered(
-        "short-chats",
-        [
-            maker.request(at_s, maker.tokens(900, 0.8, 12_000), maker.tokens(170, 0.7, 1_500))
-            for at_s in maker.arrivals_s(count, 42.0)
-        ],
-    )
+    return _alike("short-chats", seed, count, 42.0, prompts=(900, 0.8, 12_000), outputs=(170, 0.7, 1_500))
 
 
 def tools(*, seed: int = 0, count: int = REQUESTS_COUNT) -> Trace:
