@@ -1,12 +1,12 @@
 """How many of some equal workers should decode, the others being free to prefill.
 
 Comes in: prompts as they arrive (in seconds of prefill), what decodes now. Goes out: a number of workers.
-The number is the one for which the wait of a prompt, as a share of the TTFT target, and a decode step, as a
-share of the TPOT target, each to a power of its own, add up to least: a second more of wait and a second
-more per token are measured by what each may take, so no ratio is set by anyone. Steps are the dearer the
-longer they are, so that busy minutes do not make ITL's tail; waits the less. Wait: Sakasegawa's
-approximation for several servers (1977), and half a burst, since prompts come in bursts: (index of
-dispersion - 1) / 2 of them are ahead on average; where prompts share steps, less. A load of just now is
+The number is the one for which the wait of a prompt, as a share of the TTFT target (of less where prompts are
+short), and a decode step, as a share of the TPOT target, each to a power of its own, add up to least: so a
+second more of wait and a second more per token are measured by what each may take, and nobody sets a ratio.
+Steps are the dearer the longer they are, so that busy minutes do not make ITL's tail; waits the less. Wait:
+Sakasegawa's approximation for several servers (1977), and half a burst, since prompts come in bursts: (index
+of dispersion - 1) / 2 of them are ahead on average; where prompts share steps, less. A load of just now is
 none for ever: its queue has only that long to grow, and it counts for no more than a share of the TTFT
 target, since it makes prompts late whoever decodes. What all this gets wrong is learned
 (`services.router.learning.wait_record`).
@@ -34,7 +34,7 @@ WAIT_MAX_S = 10.0
 """Wait that stands for a queue that just grows without end."""
 STEP_FRAC_MAX = 0.95
 """Share of the TPOT target that a step may take; the rest is for what joins meanwhile."""
-STEP_WEIGHT = 1.75
+STEP_WEIGHT = 2.05
 """What a step that takes the whole TPOT target counts for, beside a wait that takes the whole TTFT target. A
 choice: more of it gives shorter steps and longer TTFT."""
 STEP_POWER = 2.75
@@ -43,11 +43,17 @@ make ITL's tail, are the first to go."""
 WAIT_POWER = 0.9
 """The same of waits, the other way: the first tenth of a second, of short prompts the larger part of their
 TTFT, counts for more than a further one where prompts wait for long anyway."""
+SOLO_FACTOR = 24
+"""A wait is measured by the TTFT target, or by so many times what prompts take by themselves where that is
+less: a tenth of a second is much to prompts of a few hundredths."""
 PASSING_FRAC_MAX = 0.29
 """Share of the TTFT target that a wait which passes counts for at most, however long it is. A choice: more of
 it makes TTFT shorter where bursts come, and steps longer while they last."""
 KV_USE_MAX = 0.9
 """Share of the KV memory of workers that decode which sequences may fill; the rest is for what they write."""
+CHANGE_FRAC = 0.05
+"""Share by which another number of workers must be cheaper than that which decodes now: one that begins to
+decode and stops again makes prompts wait and sequences move, for nothing."""
 MORE_COUNT = 0.2
 """Sequences by which a worker fills up beyond its equal share, since it falls short of its limit by a part of
 one."""
@@ -74,6 +80,15 @@ class Demand:
     shared_frac: float = 1.0
     recent_load: float = 0.0
     recent_s: float = 0.0
+
+    def wait_scale_s(self, ttft_target_s: float) -> float:
+        """Say what waits are measured by.
+
+        Args:
+            ttft_target_s: of a request.
+        """
+        solo_s = self.mean_s * math.sqrt(1 + self.variation)
+        return min(ttft_target_s, SOLO_FACTOR * solo_s) if solo_s else ttft_target_s
 
     def wait_s(self, workers: int, *, factor: float = 1.0, passing_max_s: float = math.inf) -> float:
         """Predict the mean wait with so many workers that prefill.
@@ -250,6 +265,7 @@ def decoder_count(
     least: int = 1,
     most: int | None = None,
     wait_factor: float = 1.0,
+    now: int | None = None,
 ) -> int:
     """Choose how many workers decode.
 
@@ -262,8 +278,10 @@ def decoder_count(
         least: workers that decode in any case, >= 1.
         most: that may decode, >= `least`; None is all but one.
         wait_factor: what a predicted wait is multiplied by, as `services.router.learning.wait_record` has it.
+        now: what was chosen last; None is nothing.
     """
     best: tuple[bool, float, int] | None = None
+    scale_s = demand.wait_scale_s(ttft_target_s)
     for decoders in range(least, max(least, worker_count - 1 if most is None else most) + 1):
         share = step_s(decoders) / tpot_target_s
         wait_s = demand.wait_s(
@@ -271,8 +289,10 @@ def decoder_count(
             factor=wait_factor,
             passing_max_s=PASSING_FRAC_MAX * ttft_target_s,
         )
-        wait = wait_s / ttft_target_s
+        wait = wait_s / scale_s
         cost = wait**WAIT_POWER + STEP_WEIGHT * share**STEP_POWER
+        if decoders == now:
+            cost *= 1 - CHANGE_FRAC
         offer = (share > STEP_FRAC_MAX, cost, decoders)
         if best is None or offer < best:
             best = offer

@@ -1,6 +1,7 @@
 """How many workers decode: enough for the pace, few enough for prompts, whatever the load."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -14,14 +15,23 @@ DEFAULT = "h200-llama-3.1-8b-fp8"
 QUIET = Demand(load=0.05, mean_s=0.2, variation=1.0, dispersion=1.0)
 
 
-def chosen(demand: Demand, *, sequences: int, tokens: float, workers: int = 8) -> int:
+def chosen(
+    demand: Demand,
+    *,
+    sequences: int,
+    tokens: float,
+    workers: int = 8,
+    ttft_target_s: float = 2.0,
+    now: int | None = None,
+) -> int:
     """Choose for engines of one preset."""
     return decoder_count(
         workers,
         demand,
         step_s=lambda n: MODEL.decode_s(sequence_count=-(-sequences // n), context_tokens=round(tokens / n)),
-        ttft_target_s=2.0,
+        ttft_target_s=ttft_target_s,
         tpot_target_s=0.025,
+        now=now,
     )
 
 
@@ -35,6 +45,47 @@ def test_each_phase_keeps_a_worker(
     demand = Demand(load=load, mean_s=0.2, variation=1.0, dispersion=dispersion)
     count = chosen(demand, sequences=sequences, tokens=tokens, workers=workers)
     assert 1 <= count <= max(1, workers - 1)
+
+
+@given(st.floats(0.1, 6.0), st.floats(0.001, 0.06), st.floats(1.0, 50.0), st.integers(8, 400))
+def test_short_prompts_do_not_wait_for_longer_because_the_target_would_allow_it(
+    load: float, mean_s: float, dispersion: float, sequences: int
+) -> None:
+    """A target of many times what prompts take by themselves is as good as one of a minute."""
+    short = Demand(load=load, mean_s=mean_s, variation=0.5, dispersion=dispersion)
+    counts = {
+        chosen(short, sequences=sequences, tokens=2_000 * sequences, ttft_target_s=target_s)
+        for target_s in (2.0, 60.0)
+    }
+    assert len(counts) == 1
+
+
+@given(st.floats(0.1, 6.0), st.floats(1.0, 20.0), st.integers(8, 400), st.integers(1, 7))
+def test_a_number_stays_or_becomes_the_best(load: float, dispersion: float, sequences: int, now: int) -> None:
+    """What was chosen last keeps others from being chosen only where it is itself about as good."""
+    demand = Demand(load=load, mean_s=0.2, variation=1.0, dispersion=dispersion)
+    tokens = 2_000 * sequences
+    best = chosen(demand, sequences=sequences, tokens=tokens)
+    assert chosen(demand, sequences=sequences, tokens=tokens, now=now) in (now, best)
+    assert chosen(demand, sequences=sequences, tokens=tokens, now=best) == best
+
+
+def test_it_takes_more_than_a_sequence_to_change_it() -> None:
+    """At the border between two numbers each of them stays while sequences come and go."""
+    demand = Demand(load=2.0, mean_s=0.2, variation=1.0, dispersion=2.0)
+    counts = [chosen(demand, sequences=n, tokens=2_000 * n) for n in range(20, 400)]
+    border = next(n for n, (one, two) in enumerate(pairwise(counts), start=20) if one < two)
+    fewer, more = counts[border - 20], counts[border - 19]
+    for sequences in (border, border + 1):
+        for now in (fewer, more):
+            assert chosen(demand, sequences=sequences, tokens=2_000 * sequences, now=now) == now
+
+
+def test_waits_are_measured_by_the_target_where_prompts_are_long() -> None:
+    """Or not known yet."""
+    long = Demand(load=1.0, mean_s=0.5, variation=1.0, dispersion=1.0)
+    assert long.wait_scale_s(2.0) == replace(long, mean_s=0.0).wait_scale_s(2.0) == 2.0
+    assert replace(long, mean_s=0.01, variation=0.0).wait_scale_s(2.0) == pytest.approx(0.24)
 
 
 def test_more_to_decode_takes_more_workers() -> None:

@@ -1,7 +1,9 @@
-"""Which prompt goes first: shortest first, but for those whose time is about to run out.
+"""Which prompt goes first: short ones and those that waited, but for those whose time is about to run out.
 
 Comes in: prompts' prefill times and ages, what TTFT became of those before. Goes out: a rank in seconds.
-Shortest first gives the least mean and leaves the long ones behind. So the queue works towards two times:
+Shortest first gives the least mean and leaves the long ones behind. So a prefill time is divided by its
+response ratio `(prefill_s + age_s) / prefill_s` (Hansen 1971, highest response ratio next), as in the queue
+of a live cluster (`services.prefill.ordering`). And the queue works towards two times:
 the target, and the 95th percentile of TTFT that the cluster itself has at present. What can still meet the
 target but not for much longer, and a long prompt that can still meet the percentile but not for much longer,
 goes as if it were short. Where more than 95 of 100 are in time the percentile falls, until just five are
@@ -18,7 +20,7 @@ LEAST_FRAC = 0.01
 """Share of the target that this time is at least, and at first: it rises faster than it falls."""
 SOON_FRAC = 0.4
 """Share of that percentile that may be left to a long prompt that no longer waits for shorter ones."""
-LONG_FRAC = 0.2
+LONG_FRAC = 0.1
 """Share of that percentile which a prompt must take by itself to be one of those that make it. Where the tail
 is made of waiting instead, serving first whatever has waited long makes all wait longer."""
 LATE_FRAC = 0.25
@@ -26,8 +28,8 @@ LATE_FRAC = 0.25
 cannot meet the target stands behind others by as much."""
 SOON_FACTOR = 0.03
 """A prompt whose time is about to run out counts as so much shorter: only the shortest still go before it."""
-AGE_FRAC = 0.15
-"""Each second of waiting counts for so many seconds of prefill, so that nothing waits for ever."""
+OVERDUE_FACTOR = 5
+"""Targets after which a prompt goes before all that waited less, however long it is."""
 
 
 class QueueOrder:
@@ -47,9 +49,11 @@ class QueueOrder:
         """Rank a prompt that waits; the least goes first.
 
         Args:
-            prefill_s: what its prefill takes.
+            prefill_s: what its prefill takes, > 0.
             age_s: since it arrived.
         """
+        if age_s > OVERDUE_FACTOR * self._target_s:
+            return -age_s
         left_s = self._target_s - age_s - prefill_s
         tail_s = self._tail.value
         is_long = prefill_s > LONG_FRAC * tail_s
@@ -60,4 +64,4 @@ class QueueOrder:
             rank_s = SOON_FACTOR * prefill_s
         else:
             rank_s = prefill_s
-        return rank_s - AGE_FRAC * age_s
+        return rank_s * prefill_s / (prefill_s + age_s)

@@ -124,41 +124,40 @@ class Seats:
         fleet, given = self._fleet, self._given
         workers = range(fleet.worker_count)
         states = [fleet.state(worker) for worker in workers]
-        size = fleet.timing.block_size_tokens
-        needed = job.prompt_tokens // size + GROWTH_BLOCKS
-        roomy = [w for w in workers if states[w].free_blocks - given[w].coming_tokens // size > needed]
-        fits = [w for w in roomy if not given[w].moving] or roomy
         counts = [states[w].decode_count + len(given[w].coming) for w in workers]
         tokens = [states[w].decode_context_tokens + given[w].coming_tokens for w in workers]
         limit_s = self._plan(sum(counts) + 1, sum(tokens) + job.prompt_tokens, now_s)
         self._waits.expect(self._wait_expected_s)
+        fits = self._with_room(job, states)
         wait_max_s = BUSY_FRAC * self._itl_slo_s
-        calm = [w for w in fits if counts[w] and self._wait_s(w, job, prefill, now_s) <= wait_max_s]
-        seat_s = {w: self._seat_s(w, states[w], job) for w in calm}
-        if seats := [w for w in calm if seat_s[w] <= limit_s]:
+        soon = [w for w in fits if self._wait_s(w, job, prefill, now_s) <= wait_max_s]
+        step_s = {w: self._seat_s(w, states[w], job) for w in soon if counts[w]}
+        if seats := [w for w in step_s if step_s[w] <= limit_s]:
             late_s = {w: self._lateness(w, job, prefill, now_s).whole_s for w in seats}
-            soon_s = min(late_s.values()) + wait_max_s
-            return min((w for w in seats if late_s[w] <= soon_s), key=lambda w: (-tokens[w], w))
-        if calm and sum(map(bool, counts)) >= self._decoders:
-            least = min(calm, key=lambda w: (seat_s[w], w))
-            if seat_s[least] <= min(STEP_FRAC_MAX * self._itl_slo_s, OVER_FACTOR * limit_s):
+            latest_s = min(late_s.values()) + wait_max_s
+            return min((w for w in seats if late_s[w] <= latest_s), key=lambda w: (-tokens[w], w))
+        if step_s and sum(map(bool, counts)) >= self._decoders:
+            least = min(step_s, key=lambda w: (step_s[w], w))
+            if step_s[least] <= min(STEP_FRAC_MAX * self._itl_slo_s, OVER_FACTOR * limit_s):
                 return least
-        if (
-            prefill in fits
-            and not counts[prefill]
-            and self._wait_s(prefill, job, prefill, now_s) <= wait_max_s
-        ):
+        if prefill in soon and not counts[prefill]:
             return prefill
-        empty = [w for w in fits if not counts[w] and not given[w].prefilling]
-        if empty:
+        if empty := [w for w in fits if not counts[w] and not given[w].prefilling]:
             return empty[0]
-        return min(
-            fits or workers,
-            key=lambda w: (
-                self._seat_s(w, states[w], job) + self._wait_s(w, job, prefill, now_s),
-                tie_break(job, w),
-            ),
-        )
+
+        def harm_s(worker: int) -> float:
+            return self._seat_s(worker, states[worker], job) + self._wait_s(worker, job, prefill, now_s)
+
+        return min(fits or workers, key=lambda w: (harm_s(w), tie_break(job, w)))
+
+    def _with_room(self, job: Job, states: Sequence[WorkerState]) -> list[int]:
+        """List workers with memory for a job: those that no sequence is about to leave, if there are any."""
+        size, given = self._fleet.timing.block_size_tokens, self._given
+        needed = job.prompt_tokens // size + GROWTH_BLOCKS
+        roomy = [
+            w for w, state in enumerate(states) if state.free_blocks - given[w].coming_tokens // size > needed
+        ]
+        return [w for w in roomy if not given[w].moving] or roomy
 
     def coming(self, worker: int, job: Job, prefill: int, now_s: float) -> Coming:
         """Say when a job whose prompt begins should come to a worker that was chosen for it."""
@@ -235,6 +234,7 @@ class Seats:
             tpot_target_s=self._itl_slo_s,
             least=min(max(1, workers - 1), max(1, math.ceil(tokens / fits_tokens))),
             wait_factor=self._waits.tail_factor,
+            now=self._decoders,
         )
         self._decoders = decoders
         wait_s = demand.wait_s(max(1, workers - decoders), passing_max_s=PASSING_FRAC_MAX * self._ttft_slo_s)
