@@ -59,8 +59,8 @@ bench: setup ## run the benchmarks; their ratios depend on the machine, so no te
 		echo "== $$bench"; name="$${bench%.py}"; "$(BIN)/python" -m "$${name//\//.}" $(ARGS); done
 
 .PHONY: bench-placement
-bench-placement: setup ## placement beside one pool and fixed splits: ARGS="--conversations FILE --code FILE --first 1500"
-	@cd "$(ROOT)" && "$(BIN)/python" -m tests.bench.bench_placement $(ARGS)
+bench-placement: setup ## all that is measured of placement: ARGS="--conversations FILE --code FILE", or --parts loads, or --help
+	@cd "$(ROOT)" && "$(BIN)/python" -m tests.bench.placement_parts $(ARGS)
 
 .PHONY: bench-planner
 bench-planner: setup ## the planner beside other autoscalers and a bound: ARGS="--traces DIR --days 0.5 --json rows.json"

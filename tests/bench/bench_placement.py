@@ -1,7 +1,8 @@
 """Baton's placement beside one pool and every fixed split, over many loads, in one configuration.
 
-`make bench-placement ARGS="--conversations FILE --code FILE"`, where the files are Mooncake's conversation
-trace and Azure's code trace of 2023; what is not named is left out, and made workloads need no file.
+`make bench-placement ARGS="--conversations FILE --code FILE --parts loads"`, where the files are Mooncake's
+conversation trace and Azure's code trace of 2023; what is not named is left out, and made workloads need no
+file.
 `--load others` runs eight further shapes, on which nothing was chosen when they were made.
 `--first N` keeps the first N requests of each load, `--speedup`, `--split` and `--load` choose, `--json FILE`
 writes all outcomes. Each row ends with two verdicts: beside the better of one pool and the best split (that
