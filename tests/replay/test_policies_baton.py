@@ -38,11 +38,11 @@ def test_nothing_is_bound_before_a_worker_can_begin_it() -> None:
 
 
 def test_what_can_no_longer_be_in_time_lets_others_go_first() -> None:
-    """A prompt whose target has passed stands behind a somewhat longer one that can still meet it."""
+    """A prompt whose target has passed stands behind a longer one that can still just meet it."""
     fleet = StillFleet(1)
     policy = baton(fleet, PolicyOptions(ttft_slo_s=2.0))
     policy.arrive(job(0, tail_tokens=6_000, arrival_s=0.0), 0.0)
-    policy.arrive(job(1, tail_tokens=8_000, arrival_s=2.5), 2.5)
+    policy.arrive(job(1, tail_tokens=8_000, arrival_s=1.3), 1.3)
     assert [bound.index for bound, _ in policy.dispatch(2.5)] == [1]
 
 

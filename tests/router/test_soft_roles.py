@@ -104,14 +104,14 @@ def test_who_continues_a_prompt_is_asked_with_its_wait() -> None:
     def limit_s(waits_s: float | None, *, again: bool = False) -> float | None:
         router = router_of(*(worker(f"s{i}", BOTH, load=running(60, 100)) for i in range(4)))
         for turn in range(300):
-            name, now_s = f"r{turn}", turn * 0.04
+            name, now_s = f"r{turn}", turn * 0.025
             asked = query(name, preference=PathPreference.REMOTE)
             assert isinstance(router.place(asked, now_s), Placement)
             if again:
                 router.place(replace(asked, begun=True), now_s)
             router.place_decode(replace(decode_query(name), waited_s=waits_s), now_s)
             router.fold_ended(asked.request_id)
-        return router.step_limit_s(MODEL, 300 * 0.04)
+        return router.step_limit_s(MODEL, 300 * 0.025)
 
     assert limit_s(1.0) != limit_s(None)
     assert limit_s(1.0, again=True) == limit_s(None)
