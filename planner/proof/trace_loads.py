@@ -112,7 +112,7 @@ def _spread_ticks(at_s: Floats) -> Floats:
 def _dispersion(at_s: Floats, cell_s: float = 0.1, around: int = 31) -> float:
     """Measure variance over mean of counts in short cells against their own moving mean; at least 1."""
     cells = np.bincount((at_s / cell_s).astype(np.int64)).astype(np.float64)
-    if cells.size < 2 * around:
+    if cells.size <= 2 * around:
         return 1.0
     window = np.ones(around) / around
     moving = np.convolve(cells, window, mode="same")

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from planner.proof.load import SPREAD_WEIGHTS, drawn, even_spread, led_in, measured_spread
@@ -74,6 +74,7 @@ def test_windows_are_joined_and_drawn(text: str, low_per_s: float, high_per_s: f
     speed=st.sampled_from([1.0, 8.0, 40.0]),
     copies=st.sampled_from([1, 3]),
 )
+@example(gaps_s=[1.0, 6.15], speed=1.0, copies=1)
 def test_no_request_is_lost_or_made_up(gaps_s: list[float], speed: float, copies: int) -> None:
     """Requests and tokens of a load are those of its trace, however fast, so many times as it is copied."""
     count = len(gaps_s)
