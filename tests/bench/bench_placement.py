@@ -3,7 +3,7 @@
 `make bench-placement ARGS="--conversations FILE --code FILE --parts loads"`, where the files are Mooncake's
 conversation trace and Azure's code trace of 2023; what is not named is left out, and made workloads need no
 file.
-`--load others` runs eight further shapes, on which nothing was chosen when they were made.
+`--load others` runs eight further shapes, on which nothing had been chosen when they were made.
 `--first N` keeps the first N requests of each load, `--speedup`, `--split` and `--load` choose, `--json FILE`
 writes all outcomes. Each row ends with two verdicts: beside the better of one pool and the best split (that
 with more requests whose every target is met), and beside the least TTFT p95 and the least ITL p99 of the two,

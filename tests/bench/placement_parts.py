@@ -8,8 +8,8 @@ Parts:
 %(parts)s
 
 FILE are Mooncake's conversation trace and Azure's code trace of 2023, PATH is the interpreter of an
-environment of its own that has the peer's package (`ai-dynamo-runtime==1.6.1`). A part, or a half of one,
-that lacks its file is left out and named. --out DIR keeps each part's output in DIR/PART.txt. Any other
+environment of its own that has the peer's package (`ai-dynamo-runtime==1.6.1`). What needs a file that was
+not given is left out; a whole part is named. --out DIR keeps each part's output in DIR/PART.txt. Any other
 option is one of `tests.bench.bench_placement`: it goes to `loads`, which then runs by itself unless --parts
 is given. Ends with 1 if a part failed; what a part finds is for reading. Ctrl-C stops the part under way.
 """
