@@ -4,8 +4,7 @@ Comes in: the queue as this worker sees it, what this worker's cache holds, how 
 Goes out: a task to claim, one to drop, or how long to wait, with the reason.
 Order: more urgent priorities first, and within one, shortest remaining prefill: the predicted seconds of the
 tail that is not cached here. A task that has waited for a multiple of its own prefill time moves up past
-shorter ones: the key is `prefill_s` divided by the response ratio `(prefill_s + waited_s) / prefill_s`
-(Hansen 1971, highest response ratio next), so that length and waiting both count. Putting first what
+shorter ones: the key is that over its response ratio (`services.domain.aging`). Putting first what
 would else just miss its TTFT target was tried: it costs others more than it gains (docs/router-alone.md).
 Nobody starves: a task that was passed over for OVERDUE_S goes before all that were not, oldest first, at the
 workers that it fits. So it waits at most that long and until those that are older are done. A task that would
@@ -18,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from services.domain.aging import aged_s
 from services.domain.blocks import BlockHash
 from services.domain.errors import DeadlineUnmeetable
 from services.domain.ids import GatewayId, WorkerId
@@ -172,8 +172,7 @@ def _urgency(queued: QueuedTask, prefill_s: float, *, fits: bool) -> tuple[float
     tie = _hash(queued.record.task_id)
     if fits and queued.waited_s >= OVERDUE_S:
         return (0.0, -queued.waited_s, tie)
-    aged_s = prefill_s * prefill_s / (prefill_s + queued.waited_s)
-    return (1.0, queued.record.priority, aged_s, tie)
+    return (1.0, queued.record.priority, aged_s(prefill_s, prefill_s, queued.waited_s), tie)
 
 
 def _overlap_tokens(record: TaskRecord, claimant: Claimant) -> int:

@@ -52,7 +52,7 @@ it makes TTFT shorter where bursts come, and steps longer while they last."""
 KV_USE_MAX = 0.9
 """Share of the KV memory of workers that decode which sequences may fill; the rest is for what they write."""
 CHANGE_FRAC = 0.05
-"""Share by which another number of workers must be cheaper than that which decodes now: one that begins to
+"""Share by which another number of workers must be cheaper than the one chosen last: a worker that begins to
 decode and stops again makes prompts wait and sequences move, for nothing."""
 MORE_COUNT = 0.2
 """Sequences by which a worker fills up beyond its equal share, since it falls short of its limit by a part of

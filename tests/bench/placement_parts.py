@@ -89,10 +89,10 @@ def _real(_: argparse.Namespace) -> Iterator[Command]:
 PARTS = {
     "loads": Part(about="one pool and every split, by replay", commands=_loads, minutes="20"),
     "shapes": Part(about="the same on eight further shapes of load", commands=_shapes, minutes="30"),
-    "simulator": Part(about="the replay beside the peer's own", commands=_simulator, minutes="10"),
-    "alone": Part(about="the router alone, at the goal's rates", commands=_alone, minutes="60"),
-    "decision": Part(about="how long a decision takes", commands=_decision, minutes="2"),
-    "index": Part(about="the prefix index, beside the peer's", commands=_index, minutes="3"),
+    "simulator": Part(about="the replay beside the peer's own", commands=_simulator, minutes="15"),
+    "alone": Part(about="the router alone, at the goal's rates", commands=_alone, minutes="5"),
+    "decision": Part(about="how long a decision takes", commands=_decision, minutes="1"),
+    "index": Part(about="the prefix index, beside the peer's", commands=_index, minutes="1"),
     "soft": Part(
         about="soft roles beside splits, real shells on a virtual clock", commands=_soft, minutes="10"
     ),

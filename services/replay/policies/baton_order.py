@@ -2,8 +2,7 @@
 
 Comes in: prompts' prefill times and ages, what TTFT became of those before. Goes out: a rank in seconds.
 Shortest first gives the least mean and leaves the long ones behind. So a prefill time is divided by its
-response ratio `(prefill_s + age_s) / prefill_s` (Hansen 1971, highest response ratio next), as in the queue
-of a live cluster (`services.prefill.ordering`). And the queue works towards two times:
+response ratio (`services.domain.aging`), as in a live cluster's queue. And the queue works towards two times:
 the target, and the 95th percentile of TTFT that the cluster itself has at present. What can still meet the
 target but not for much longer, and a long prompt that can still meet the percentile but not for much longer,
 goes as if it were short. Where more than 95 of 100 are in time the percentile falls, until just five are
@@ -11,6 +10,7 @@ beyond: it finds by itself how short the tail can be kept.
 Invariant: whatever waits long enough goes first. Not here: who takes a prompt (`baton`).
 """
 
+from services.domain.aging import aged_s
 from services.domain.quantiles import FollowedQuantile
 
 TAIL_FRAC = 0.05
@@ -64,4 +64,4 @@ class QueueOrder:
             rank_s = SOON_FACTOR * prefill_s
         else:
             rank_s = prefill_s
-        return rank_s * prefill_s / (prefill_s + age_s)
+        return aged_s(rank_s, prefill_s, age_s)
