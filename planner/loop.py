@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from planner.decision import Decision, Scaler
 from planner.observation import Observation
-from planner.sight import ObservationFailed, Observer
+from planner.observers.port import ObservationFailed, Observer
 from planner.targets.port import Outcome, Target, TargetUnavailable
 from services.domain.worker import Phase
 from services.runtime.clock import Clock

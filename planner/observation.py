@@ -49,6 +49,10 @@ class Backlog:
     """KV tokens of these together."""
 
 
+PoolKey = tuple[Phase, str]
+"""Role and kind of a pool."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolState:
     """Workers of one role and one kind.

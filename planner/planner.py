@@ -10,17 +10,20 @@ import math
 from dataclasses import replace
 
 from planner.advice import Lately, advise
-from planner.arranging import Arrangement, Arranger, Wanted
-from planner.believing import ModelRecord
+from planner.arranging.arranger import Arrangement, Arranger, Wanted
+from planner.arranging.kinds import Worths, plain_worths, worths
+from planner.arranging.role_keeping import RoleKeeping
 from planner.decision import Decision, PoolOrder
-from planner.forecasting import Forecast, Forecaster
-from planner.kinds import Worths, plain_worths, worths
+from planner.forecasting.ensemble import Forecast, Forecaster
 from planner.load import Engine, ExpectedLoad
 from planner.observation import Backlog, Demand, Observation
+from planner.quiet import is_called, resting, waking
 from planner.settings import PlannerSettings
-from planner.shaping import Shape, engine_of, load_of, shape_of
-from planner.sizing import NOTHING, Needs, Sizing
-from planner.stabilising import ErrorBudget, Keeping, RoleKeeping
+from planner.sizing.needs import NOTHING, Needs, Sizing
+from planner.sizing.shaping import Shape, engine_of, load_of, shape_of
+from planner.stabilising.believing import ModelRecord
+from planner.stabilising.error_budget import ErrorBudget
+from planner.stabilising.keeping import NeedsKeeping
 from planner.wording import headline, why
 from services.domain.worker import Phase
 
@@ -38,7 +41,7 @@ class Planner:
         self._settings = settings
         start_s = self._start_s = max(kind.start_s for kind in settings.kinds)
         self._forecaster = Forecaster((settings.look_s, start_s + settings.look_s))
-        self._keeping = tuple(Keeping() for _ in range(3))
+        self._kept = NeedsKeeping()
         self._budget = ErrorBudget(
             late_frac=1.0 - settings.targets.attainment_frac,
             memory_s=settings.budget_memory_s,
@@ -71,7 +74,7 @@ class Planner:
         demand = observation.demand
         if demand is not None and (demand.requests_per_s <= 0.0 or demand.output_tokens > 0.0):
             self._learn(observation, demand)
-        if self._is_called(observation):
+        if is_called(observation):
             return self._wake(observation)
         if demand is None or self._shape is None:
             return self._hold(observation, "nothing is known of any request: nothing is changed")
@@ -105,10 +108,6 @@ class Planner:
             self._start_s = start_s
             self._forecaster.aim(LATER, start_s + self._settings.look_s)
 
-    def _is_called(self, observation: Observation) -> bool:
-        """Whether prompts wait and there is nobody, so that no counter of requests will ever move."""
-        return observation.backlog.waiting_count > 0 and not any(p.ordered_count for p in observation.pools)
-
     def _is_quiet(self, observation: Observation, demand: Demand, later: Forecast) -> bool:
         backlog = observation.backlog
         if demand.requests_per_s > 0.0 or backlog.waiting_count > 0 or backlog.running_count > 0:
@@ -117,46 +116,18 @@ class Planner:
         return soon < 0.5
 
     def _wake(self, observation: Observation) -> Decision:
-        needs = Needs(prefill=1, decode=1)
-        return self._arranged(
-            observation,
-            plain_worths(self._settings.kinds),
-            Wanted(
-                now=needs,
-                later=needs,
-                kept=(2, 1, 1),
-                late_of=_never_late,
-                late_later_of=_never_late,
-                allowed_late_frac=1.0,
-                may_stop=False,
-            ),
-            [f"{observation.backlog.waiting_count} prompts wait and no worker is there: the first start"],
-        )
+        wanted, said = waking(observation.backlog)
+        return self._arranged(observation, plain_worths(self._settings.kinds), wanted, [said])
 
     def _rest(self, observation: Observation) -> Decision:
-        kept = self._keep(observation.at_s, NOTHING, NOTHING, None)
-        least = self._settings.limits
-        if not self._settings.may_sleep:
-            prefill, decode = least.prefill.workers_min, least.decode.workers_min
-            said = f"nothing is asked for: {prefill} prefill and {decode} decode workers stay"
-        elif kept[0] > 0:
-            said = f"nothing is asked for: workers are kept as long as a start takes, {self._start_s:.0f} s"
-        else:
-            said = "nothing is asked for: the last workers go; prompts wait in the queue and wake them"
-        return self._arranged(
-            observation,
-            plain_worths(self._settings.kinds),
-            Wanted(
-                now=NOTHING,
-                later=NOTHING,
-                kept=kept,
-                late_of=_never_late,
-                late_later_of=_never_late,
-                allowed_late_frac=1.0,
-                may_stop=self._may_stop(observation.at_s),
-            ),
-            [said],
+        at_s = observation.at_s
+        wanted, said = resting(
+            self._settings,
+            kept=self._keep(at_s, NOTHING, NOTHING, None),
+            start_s=self._start_s,
+            may_stop=self._may_stop(at_s),
         )
+        return self._arranged(observation, plain_worths(self._settings.kinds), wanted, [said])
 
     def _hold(self, observation: Observation, reason: str) -> Decision:
         return Decision(
@@ -290,16 +261,7 @@ class Planner:
         if between is not None:
             needed.append(between)
             keep_s = 0.0
-        wanted = (
-            max(needs.total for needs in needed),
-            max(needs.prefill for needs in needed),
-            max(needs.decode for needs in needed),
-        )
-        total, prefill, decode = (
-            keeping.fold(at_s, value, keep_s=keep_s, keep_max_s=keep_max_s)
-            for keeping, value in zip(self._keeping, wanted, strict=True)
-        )
-        return total, prefill, decode
+        return self._kept.fold(at_s, needed, keep_s=keep_s, keep_max_s=keep_max_s)
 
     def _note_gap(self, at_s: float) -> None:
         """Begin anew to know what was needed lately, at the first look and after looks were missing."""
@@ -325,8 +287,3 @@ class Planner:
             reasons=(headline(observation.pools, found), *said, *found.said, *held),
             look_s=self._settings.look_s,
         )
-
-
-def _never_late(_prefill: float, _decode: float) -> float:
-    """Share of late requests where there is none."""
-    return 0.0

@@ -16,17 +16,13 @@ from planner.journal import Journal
 from planner.loop import Loop
 from planner.observation import PoolState
 from planner.observers.gateways import GatewaysObserver
+from planner.observers.port import Observer
 from planner.observers.prometheus import PrometheusObserver
+from planner.observers.settings import GatewaysSettings, PrometheusSettings
 from planner.planner import Planner
-from planner.process_settings import (
-    DryRunSettings,
-    GatewaysSettings,
-    KubernetesSettings,
-    PlannerProcessSettings,
-    PrometheusSettings,
-)
-from planner.sight import Observer
+from planner.process_settings import DryRunSettings, PlannerProcessSettings
 from planner.targets.dry_run import DryRun
+from planner.targets.kubernetes.settings import KubernetesSettings
 from planner.targets.kubernetes.target import Kubernetes
 from planner.targets.local import Local
 from planner.targets.local_settings import LocalSettings

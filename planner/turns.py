@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 
 from planner.decision import Decision, PoolOrder
 from planner.observation import PoolState
-from planner.stock import other_role
 from services.domain.ids import WorkerId
 from services.domain.worker import Lifecycle, Phase, WorkerStatus
 
@@ -80,7 +79,7 @@ def by_role(pools: Sequence[PoolState], workers: Sequence[Acting]) -> tuple[Pool
         for phase in ready
     }
     return tuple(
-        replace(pool, ready_count=pool.ready_count - away[pool.phase] + away[other_role(pool.phase)])
+        replace(pool, ready_count=pool.ready_count - away[pool.phase] + away[pool.phase.other])
         for pool in pools
     )
 
@@ -109,11 +108,11 @@ def launched(
     before = {pool.phase: pool.ordered_count for pool in role_pools}
     for flip in decision.flips:
         before[flip.source] -= flip.worker_count
-        before[other_role(flip.source)] += flip.worker_count
+        before[flip.source.other] += flip.worker_count
     for order in decision.orders:
         size[order.phase] += order.worker_count - before[order.phase]
     for phase in Phase:  # more are given back than were launched there
-        other = other_role(phase)
+        other = phase.other
         if size[phase] < 0:
             size[other], size[phase] = max(0, size[other] + size[phase]), 0
     return tuple(replace(order, worker_count=size[order.phase]) for order in decision.orders)

@@ -6,11 +6,11 @@ Invariant: every number has its unit; the first sentence says what changes. Not 
 
 from collections.abc import Sequence
 
-from planner.arranging import Arrangement
-from planner.forecasting import Forecast
+from planner.arranging.arranger import Arrangement
+from planner.forecasting.ensemble import Forecast
 from planner.observation import PoolState
 from planner.settings import TargetSettings
-from planner.sizing import Needs, Sizing
+from planner.sizing.needs import Needs, Sizing
 
 
 def headline(pools: Sequence[PoolState], found: Arrangement) -> str:

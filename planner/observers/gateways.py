@@ -11,12 +11,12 @@ from collections.abc import Callable, Collection
 
 import httpx
 
-from planner.counting import Growth, attainment, demand, together
-from planner.exposition import Reading, grown, read
 from planner.observation import Attainment, Backlog, PoolState
-from planner.process_settings import GatewaysSettings
+from planner.observers.counting import Growth, attainment, demand, together
+from planner.observers.exposition import Reading, grown, read
+from planner.observers.port import ObservationFailed, Sight
+from planner.observers.settings import GatewaysSettings
 from planner.settings import KindSettings
-from planner.sight import ObservationFailed, Sight
 from planner.turns import role_of
 from services.bus.fleet import Fleet
 from services.bus.port import Bus

@@ -13,11 +13,11 @@ import os
 import httpx
 import msgspec
 
-from planner import exposition as names
-from planner.counting import Buckets, Growth, attainment, demand
 from planner.observation import Backlog
-from planner.process_settings import PrometheusSettings
-from planner.sight import ObservationFailed, Sight
+from planner.observers import exposition as names
+from planner.observers.counting import Buckets, Growth, attainment, demand
+from planner.observers.port import ObservationFailed, Sight
+from planner.observers.settings import PrometheusSettings
 from services.domain.errors import ConfigurationInvalid
 from services.domain.slo import Slo
 

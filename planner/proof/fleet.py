@@ -128,11 +128,10 @@ class Fleet:
         self.actions_count += changed > 0
 
     def _flip(self, source: Phase, count: int, now_s: float, finish_s: float) -> None:
-        target = Phase.DECODE if source is Phase.PREFILL else Phase.PREFILL
         count = min(count, self.ready[source])
         self.ready[source] -= count
         self.flips_count += count
-        self.leaving += [Leaving(phase=source, until_s=now_s + finish_s, becomes=target)] * count
+        self.leaving += [Leaving(phase=source, until_s=now_s + finish_s, becomes=source.other)] * count
 
     def _start(self, phase: Phase, count: int, now_s: float) -> None:
         self.started_count += count

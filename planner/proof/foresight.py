@@ -5,7 +5,7 @@ clairvoyant bound, as many whole workers as keep the targets by queueing theory,
 that will come. Invariant: as of the bound: start-up is paid, idle workers are kept over short gaps.
 It tells how much of a planner's cost over the bound is due to queues and whole workers, which no forecast
 mends; it is no bound: a planner that is late more often in one step and less in another may be cheaper.
-Not here: the theory (`planner.sizing`), the search for the cheapest fleet (`bound`).
+Not here: the theory (`planner.sizing.needs`), the search for the cheapest fleet (`bound`).
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ from planner.load import ExpectedLoad
 from planner.proof.bound import BOUND_STEP_S, Bound, Counts, cheapest_counted, steps_of
 from planner.proof.load import Floats
 from planner.proof.work import Work
-from planner.sizing import NOTHING, Needs, Sizing
+from planner.sizing.needs import NOTHING, Needs, Sizing
 
 
 def foreseen_fleet(work: Work, *, startup_s: float, late_frac: float, step_s: float = BOUND_STEP_S) -> Bound:

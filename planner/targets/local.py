@@ -15,7 +15,6 @@ import msgspec
 
 from planner.decision import Decision
 from planner.observation import PoolState
-from planner.stock import other_role
 from planner.targets.local_settings import LocalSettings
 from planner.targets.port import Outcome, TargetUnavailable
 from services.domain.pools import Launched, LaunchedPool, LaunchOrder
@@ -68,7 +67,7 @@ class Local:
         left = [f"{phase.value} is held by hand" for phase in changed if phase in held]
         sizes = {phase: size for phase, size in wanted.items() if phase not in held}
         done = [
-            *(f"{count} {phase.value} turned to {other_role(phase).value}" for phase, count in turns.items()),
+            *(f"{count} {phase.value} turned to {phase.other.value}" for phase, count in turns.items()),
             *(
                 f"{phase.value}: {_size(pools[phase])} → {size}"
                 for phase, size in changed.items()

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 
 from planner.decision import Decision
 from planner.observation import PoolState
-from planner.stock import other_role
 from planner.targets.port import Outcome, Target
 from planner.turns import Acting, Home, acting, by_role, chosen, launched
 from services.bus.fleet import Fleet
@@ -109,11 +108,11 @@ class Turning:
         done: list[str] = []
         left: list[str] = []
         for flip in decision.flips:
-            what = f"{flip.source.value} to {other_role(flip.source).value}"
+            what = f"{flip.source.value} to {flip.source.other.value}"
             ready = () if hindrance else chosen(self._workers(), flip.source, flip.worker_count)
             for one in ready:
                 self._ordered[one.status.worker_id] = _Ordered(
-                    role=other_role(flip.source),
+                    role=flip.source.other,
                     epoch=one.status.epoch,
                     until_s=self._now_s() + PATIENCE_S,
                 )

@@ -15,7 +15,7 @@ from planner.load import Engine, ExpectedLoad
 from planner.loop import Entry
 from planner.process_settings import PlannerProcessSettings
 from planner.settings import KindSettings, PlannerSettings
-from planner.sizing import Sizing
+from planner.sizing.needs import Sizing
 from services.cli.output import add_json, table, write_json
 from services.domain.errors import ConfigurationInvalid
 from services.runtime.metrics import Meters

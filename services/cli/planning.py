@@ -8,7 +8,8 @@ from pathlib import Path
 
 import msgspec
 
-from planner.process_settings import GatewaysSettings, PlannerProcessSettings
+from planner.observers.settings import GatewaysSettings
+from planner.process_settings import PlannerProcessSettings
 from planner.settings import KindSettings, LimitSettings, PlannerSettings, TargetSettings
 from planner.targets.local_settings import LocalSettings
 from services.cluster.local import LocalCluster, engine_cores, model_facts

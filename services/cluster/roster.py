@@ -172,7 +172,7 @@ class Roster:
             if not 0 <= count <= len(ready):
                 raise OrderRefused(f"{count} {phase.value} workers cannot be turned: {len(ready)} are ready")
             for member in ready[:count]:
-                turned[member.name] = (member, (other_role(phase),))
+                turned[member.name] = (member, (phase.other,))
         for name, role in order.roles.items():
             named = self._members.get(name)
             if named is None or named.standing is Standing.DRAINING:
@@ -215,8 +215,3 @@ def worker_name(index: int) -> str:
 def pool_of(role: Role) -> Phase:
     """The pool that a role counts to: a soft-roled worker decodes, and prefills beside that."""
     return Phase.DECODE if Phase.DECODE in role else Phase.PREFILL
-
-
-def other_role(phase: Phase) -> Phase:
-    """The role that a turn leads to."""
-    return Phase.DECODE if phase is Phase.PREFILL else Phase.PREFILL

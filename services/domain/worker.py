@@ -18,6 +18,11 @@ class Phase(StrEnum):
     PREFILL = "prefill"
     DECODE = "decode"
 
+    @property
+    def other(self) -> "Phase":
+        """The phase of the two that this one is not."""
+        return Phase.DECODE if self is Phase.PREFILL else Phase.PREFILL
+
 
 class Lifecycle(StrEnum):
     """Where a process stands between start and exit."""

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from planner.decision import Decision
-from planner.forecasting import Forecaster
+from planner.forecasting.ensemble import Forecaster
 from planner.load import Array
 from planner.observation import Demand, Observation
 from planner.planner import Planner

@@ -21,12 +21,8 @@ from typing import Any
 import msgspec
 
 from planner.decision import Decision, PoolOrder
-from planner.process_settings import (
-    KubernetesSettings,
-    LeaseSettings,
-    PlannerProcessSettings,
-    WorkloadSettings,
-)
+from planner.process_settings import PlannerProcessSettings
+from planner.targets.kubernetes.settings import KubernetesSettings, LeaseSettings, WorkloadSettings
 from planner.targets.kubernetes.target import Kubernetes
 from planner.targets.port import Outcome, TargetUnavailable
 from services.domain.worker import Phase

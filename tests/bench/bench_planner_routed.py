@@ -14,9 +14,9 @@ import argparse
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from planner.counting import attainment, demand
-from planner.exposition import Reading, grown, read
 from planner.observation import Attainment, Backlog, Observation
+from planner.observers.counting import attainment, demand
+from planner.observers.exposition import Reading, grown, read
 from planner.planner import Planner
 from planner.proof.bound import clairvoyant_bound
 from planner.proof.fleet import Fleet

@@ -7,7 +7,8 @@ import httpx
 import pytest
 
 from planner.decision import Decision, PoolOrder
-from planner.process_settings import KubernetesSettings, PlannerProcessSettings
+from planner.process_settings import PlannerProcessSettings
+from planner.targets.kubernetes.settings import KubernetesSettings
 from planner.targets.kubernetes.target import Kubernetes
 from services.runtime.clock import LoopClock
 from services.runtime.settings import parse, read_yaml

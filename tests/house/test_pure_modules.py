@@ -27,8 +27,8 @@ PURE_ELSEWHERE = frozenset(
 # The shells: they do the I/O of their room and hold no decision.
 SHELLS: frozenset[str] = frozenset({
     "planner/journal.py", "planner/loop.py", "planner/observers/gateways.py",
-    "planner/observers/prometheus.py", "planner/process.py", "planner/process_settings.py",
-    "planner/proof/command.py",
+    "planner/observers/prometheus.py", "planner/observers/settings.py",
+    "planner/process.py", "planner/process_settings.py", "planner/proof/command.py",
     "planner/targets/dry_run.py", "planner/targets/kubernetes/api.py",
     "planner/targets/kubernetes/following.py", "planner/targets/kubernetes/leadership.py",
     "planner/targets/kubernetes/target.py", "planner/targets/local.py", "planner/targets/ray.py",

@@ -4,8 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planner.counting import Growth, attainment, demand, share_within, square_over_mean_square, together
-from planner.exposition import Reading, grown, read
+from planner.observers.counting import (
+    Growth,
+    attainment,
+    demand,
+    share_within,
+    square_over_mean_square,
+    together,
+)
+from planner.observers.exposition import Reading, grown, read
 from services.domain.slo import Slo
 from services.runtime.metrics import Meters
 from services.runtime.metrics_page import NoMetrics, parse_page

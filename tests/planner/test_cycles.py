@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.cycles import Cycles
-from planner.forecasting import Forecaster
+from planner.forecasting.cycles import Cycles
+from planner.forecasting.ensemble import Forecaster
 from planner.planner import Planner
 from planner.proof.made_loads import sine
 from planner.proof.simulation import run_scaler

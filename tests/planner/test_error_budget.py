@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planner.observation import Attainment
-from planner.stabilising import ErrorBudget
+from planner.stabilising.error_budget import ErrorBudget
 
 LATE_FRAC = 0.01
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.forecasting import Forecaster
+from planner.forecasting.ensemble import Forecaster
+from planner.forecasting.smoothing import BINS_PER_DAY, CYCLES, LEVELS_S, PLAIN_COUNT, TRENDS_S, Smoothers
 from planner.observation import Demand
-from planner.smoothing import BINS_PER_DAY, CYCLES, LEVELS_S, PLAIN_COUNT, TRENDS_S, Smoothers
 
 LOOK_S = 10.0
 AHEAD_S = 70.0

@@ -9,8 +9,8 @@ from planner.decision import Decision
 from planner.journal import Journal
 from planner.loop import Entry, Loop
 from planner.observation import Attainment, Backlog, PoolState
+from planner.observers.port import ObservationFailed, Sight
 from planner.planner import Planner
-from planner.sight import ObservationFailed, Sight
 from planner.targets.port import Outcome, TargetUnavailable
 from services.runtime.clock import LoopClock, run_virtual
 from services.runtime.metrics import Meters

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planner.believing import FACTOR_MAX, ModelRecord
+from planner.stabilising.believing import FACTOR_MAX, ModelRecord
 
 shares = st.floats(0.0, 1.0)
 

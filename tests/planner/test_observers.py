@@ -7,10 +7,10 @@ import msgspec
 import pytest
 
 from planner.observers.gateways import GatewaysObserver
+from planner.observers.port import ObservationFailed
 from planner.observers.prometheus import PrometheusObserver
-from planner.process_settings import GatewaysSettings, PrometheusSettings
+from planner.observers.settings import GatewaysSettings, PrometheusSettings
 from planner.settings import KindSettings
-from planner.sight import ObservationFailed
 from services.bus.fleet import Fleet
 from services.bus.memory import MemoryBroker, MemoryBus
 from services.domain.slo import Slo

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from planner.arranging.role_keeping import RoleKeeping
 from planner.observation import Attainment, Backlog, Demand, Observation
 from planner.planner import Planner
 from planner.settings import KindSettings, PlannerSettings, TargetSettings
-from planner.stabilising import RoleKeeping
 from services.domain.worker import Phase
 from tests.planner.situations import obeyed, pools
 
@@ -108,7 +108,7 @@ def test_turns_back_grow_with_the_logarithm_of_time(gains: list[float], show_s: 
     for place, gain in enumerate(gains, start=1):
         at_s = place * LOOK_S
         if roles.may_turn_back("default", at_s, gain, least=0.01):
-            source = Phase.PREFILL if source is Phase.DECODE else Phase.DECODE
+            source = source.other
             roles.note("default", source, at_s, show_s=show_s)
             turned_s.append(at_s)
     kept_s = [after_s - before_s for before_s, after_s in pairwise(turned_s)]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from planner.load import Spread
 from planner.settings import KindSettings
-from planner.sizing import Needs, Sizing
+from planner.sizing.needs import Needs, Sizing
 from services.domain.slo import Slo
 from tests.planner.situations import RELAXED, TIGHT, engine, load
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from planner.observation import PoolState
-from planner.process_settings import KubernetesSettings, WorkloadSettings
 from planner.targets.dry_run import DryRun
 from planner.targets.kubernetes.following import HOLD_ANNOTATION
+from planner.targets.kubernetes.settings import KubernetesSettings, WorkloadSettings
 from planner.targets.kubernetes.target import Kubernetes
 from planner.targets.local import Local
 from planner.targets.port import Target, TargetUnavailable

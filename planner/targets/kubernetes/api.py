@@ -14,8 +14,8 @@ from pathlib import Path
 import httpx
 import msgspec
 
-from planner.process_settings import KubernetesSettings
 from planner.targets.kubernetes.objects import Status
+from planner.targets.kubernetes.settings import KubernetesSettings
 from planner.targets.port import TargetUnavailable
 from services.domain.errors import ConfigurationInvalid
 

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from planner.process_settings import KubernetesSettings, WorkloadSettings
 from planner.targets.kubernetes.api import RETRY_MAX_S, Api, Gone, refusal
 from planner.targets.kubernetes.objects import Event, Status, Workload, Workloads, decoded
+from planner.targets.kubernetes.settings import KubernetesSettings, WorkloadSettings
 from planner.targets.port import TargetUnavailable
 
 log = logging.getLogger(__name__)

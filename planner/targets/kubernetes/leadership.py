@@ -17,10 +17,10 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from planner.process_settings import LeaseSettings
 from planner.targets.kubernetes.api import Api, Conflict
 from planner.targets.kubernetes.election import Sighting, acts_until_s, fold, may_take
 from planner.targets.kubernetes.objects import Lease, LeaseSpec, decoded
+from planner.targets.kubernetes.settings import LeaseSettings
 from planner.targets.port import TargetUnavailable
 
 log = logging.getLogger(__name__)

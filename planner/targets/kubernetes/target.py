@@ -16,11 +16,11 @@ import httpx
 
 from planner.decision import Decision, PoolOrder
 from planner.observation import PoolState
-from planner.process_settings import KubernetesSettings, WorkloadSettings
 from planner.targets.kubernetes.api import Api, Conflict
 from planner.targets.kubernetes.following import HOLD_ANNOTATION, Follower
 from planner.targets.kubernetes.leadership import Leadership
 from planner.targets.kubernetes.objects import Workload, decoded
+from planner.targets.kubernetes.settings import KubernetesSettings, WorkloadSettings
 from planner.targets.port import Outcome
 from services.runtime.tasks import Nursery
 

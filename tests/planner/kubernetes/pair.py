@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import dataclass, field
 
-from planner.process_settings import LeaseSettings
+from planner.targets.kubernetes.settings import LeaseSettings
 from planner.targets.kubernetes.target import Kubernetes
 from planner.targets.port import TargetUnavailable
 from tests.planner.kubernetes import scene

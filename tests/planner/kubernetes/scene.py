@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from planner.decision import Decision, PoolOrder
-from planner.process_settings import KubernetesSettings, LeaseSettings, WorkloadSettings
+from planner.targets.kubernetes.settings import KubernetesSettings, LeaseSettings, WorkloadSettings
 from planner.targets.kubernetes.target import Kubernetes
 from services.domain.worker import Phase
 from services.runtime.clock import LoopClock

@@ -5,9 +5,9 @@ import asyncio
 import httpx
 import pytest
 
-from planner.process_settings import LeaseSettings
 from planner.targets.kubernetes.election import Sighting, fold, may_take
 from planner.targets.kubernetes.objects import LeaseSpec
+from planner.targets.kubernetes.settings import LeaseSettings
 from services.domain.errors import ConfigurationInvalid
 from services.runtime.clock import run_virtual
 from tests.planner.kubernetes import scene

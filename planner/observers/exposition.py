@@ -8,7 +8,7 @@ the text (`services.runtime.metrics_page`), what follows from growth (`counting`
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from planner.counting import Buckets, Growth
+from planner.observers.counting import Buckets, Growth
 
 Sample = tuple[str, Mapping[str, str], float]
 """Name, labels and value."""

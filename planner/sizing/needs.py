@@ -20,9 +20,9 @@ from itertools import product
 
 import numpy as np
 
-from planner.decode_batch import decode_curve, late_decode, settle
 from planner.load import Array, Engine, ExpectedLoad, Spread, scenarios
-from planner.prefill_wait import alone_within_s, late_prefill, prefill_costs
+from planner.sizing.decode_batch import decode_curve, late_decode, settle
+from planner.sizing.prefill_wait import alone_within_s, late_prefill, prefill_costs
 from services.domain.slo import Slo
 
 NEAREST = 1.05

@@ -22,7 +22,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from planner.cycles import Cycles
+from planner.forecasting.cycles import Cycles
 from planner.load import Array
 
 LEVELS_S = (0.0, 20.0, 45.0, 90.0, 180.0, 600.0, 1800.0)

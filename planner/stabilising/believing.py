@@ -4,7 +4,7 @@ Comes in: both, at each look. Goes out: a factor. The model is told forecasts wi
 it does not know for the worse, so on most loads fewer requests are late than it says, on some more. The error
 budget would find that out as well, but by what the plan costs or loses over its long memory; here every look
 tells. Invariant: a function of what was folded, within its bounds; nothing is believed of few late requests.
-Not here: the model (`sizing`), what the targets allow (`stabilising`).
+Not here: the model (`sizing`), what the targets allow (`error_budget`).
 """
 
 import math

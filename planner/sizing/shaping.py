@@ -7,7 +7,7 @@ forecast's; the shape only says how it falls into requests. Not here: forecasts 
 import math
 from dataclasses import dataclass
 
-from planner.forecasting import Forecast
+from planner.forecasting.ensemble import Forecast
 from planner.load import Engine, ExpectedLoad
 from planner.observation import Attainment, Backlog, Demand
 from planner.settings import KindSettings

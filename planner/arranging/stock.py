@@ -7,13 +7,11 @@ Not here: what is wanted (`arranging`).
 
 from collections.abc import Mapping
 
-from planner.kinds import Purse, Worths
-from planner.observation import PoolState
+from planner.arranging.kinds import Purse, Worths
+from planner.observation import PoolKey, PoolState
 from planner.settings import KindSettings, PlannerSettings, RoleLimits
 from services.domain.worker import Phase
 
-PoolKey = tuple[Phase, str]
-"""Role and kind."""
 SMALL = 1e-9
 """Less than this is nothing."""
 
@@ -79,7 +77,7 @@ class Stock:
     def flippable(self, key: PoolKey) -> int:
         """Count the workers of a pool that may be turned over now."""
         phase, kind = key
-        target = other_role(phase)
+        target = phase.other
         if key in self.fixed or (target, kind) in self.fixed or key in self.settling:
             return 0
         if self.flips.get((target, kind), 0) > 0:
@@ -90,7 +88,7 @@ class Stock:
 
     def move(self, key: PoolKey, count: int) -> None:
         """Turn workers of a pool over to the other role."""
-        target = (other_role(key[0]), key[1])
+        target = (key[0].other, key[1])
         self.ready[key] -= count
         self.ready[target] = self.ready.get(target, 0) + count
         self.starting.setdefault(target, 0)
@@ -155,8 +153,3 @@ class Stock:
         else:
             self.ready[key] -= 1
         return True
-
-
-def other_role(phase: Phase) -> Phase:
-    """The role that a flip leads to."""
-    return Phase.DECODE if phase is Phase.PREFILL else Phase.PREFILL

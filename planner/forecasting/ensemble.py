@@ -18,10 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.climbing import Climb
+from planner.forecasting.climbing import Climb
+from planner.forecasting.smoothing import CYCLES, METHODS_COUNT, PLAIN_COUNT, Smoothers
 from planner.load import Array, Spread
 from planner.observation import Demand
-from planner.smoothing import CYCLES, METHODS_COUNT, PLAIN_COUNT, Smoothers
 
 MEMORY_HORIZONS = 40.0
 """Errors count for so many horizons: long enough to tell methods apart, short enough to follow the day."""

@@ -8,13 +8,13 @@ given back while one is asked for. Not here: how many are needed (`sizing`), for
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from planner.arranging.kinds import Purse, Worths, cheapest
+from planner.arranging.role_keeping import RoleKeeping
+from planner.arranging.stock import SMALL, Stock
 from planner.decision import Flip, PoolOrder
-from planner.kinds import Purse, Worths, cheapest
-from planner.observation import PoolState
+from planner.observation import PoolKey, PoolState
 from planner.settings import PlannerSettings
-from planner.sizing import Needs
-from planner.stabilising import RoleKeeping
-from planner.stock import SMALL, PoolKey, Stock, other_role
+from planner.sizing.needs import Needs
 from services.domain.worker import Phase
 
 
@@ -152,7 +152,7 @@ class Arranger:
         prefill, decode = self._stock.ready_worth(Phase.PREFILL), self._stock.ready_worth(Phase.DECODE)
         if flipped is not None:
             away = count * self._worths.of(*flipped)
-            to = count * self._worths.of(other_role(flipped[0]), flipped[1])
+            to = count * self._worths.of(flipped[0].other, flipped[1])
             is_prefill = flipped[0] is Phase.PREFILL
             prefill += -away if is_prefill else to
             decode += to if is_prefill else -away
@@ -164,7 +164,7 @@ class Arranger:
         self._stock.settling.clear()  # a minimum is a limit: no turn before counts against it
         for key in tuple(self._stock.ready):
             phase, kind = key
-            target = other_role(phase)
+            target = phase.other
             while (
                 self._stock.count(target) < self._stock.limits(target).workers_min
                 and self._stock.flippable(key) > 0

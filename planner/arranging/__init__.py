@@ -1,0 +1,1 @@
+"""Arranging: from needs to orders, within limits: role flips first, then replicas."""

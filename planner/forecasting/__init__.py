@@ -1,0 +1,1 @@
+"""Forecasts: methods that follow a load, and the ensemble that picks by its own recent error."""

@@ -1,0 +1,1 @@
+"""Stabilising: what keeps a plan from following every breath of the load."""
