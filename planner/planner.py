@@ -17,7 +17,7 @@ from planner.decision import Decision, PoolOrder
 from planner.forecasting.ensemble import Forecast, Forecaster
 from planner.load import Engine, ExpectedLoad
 from planner.observation import Backlog, Demand, Observation
-from planner.quiet import is_called, resting, waking
+from planner.quiet import is_called, is_quiet, resting, waking
 from planner.settings import PlannerSettings
 from planner.sizing.needs import NOTHING, Needs, Sizing
 from planner.sizing.shaping import Shape, engine_of, load_of, shape_of
@@ -79,7 +79,7 @@ class Planner:
         if demand is None or self._shape is None:
             return self._hold(observation, "nothing is known of any request: nothing is changed")
         now, later = self._forecaster.ahead(NOW), self._forecaster.ahead(LATER)
-        if self._is_quiet(observation, demand, later):
+        if is_quiet(demand, observation.backlog, soon_count=later.requests_per_s * self._start_s):
             return self._rest(observation)
         return self._plan(observation, self._shape, now, later)
 
@@ -98,7 +98,11 @@ class Planner:
             self._shape = seen
         self._at_s = at_s
 
-    # ------------------------------------------------------------------ nothing to plan
+    def _note_gap(self, at_s: float) -> None:
+        """Begin anew to know what was needed lately, at the first look and after looks were missing."""
+        if self._since_s is None or at_s - self._seen_s > self._settings.stale_after_s:
+            self._since_s = at_s
+        self._seen_s = at_s
 
     def _note_starts(self, observation: Observation) -> None:
         """Plan ahead for as long as starts take, where that is measured."""
@@ -108,12 +112,7 @@ class Planner:
             self._start_s = start_s
             self._forecaster.aim(LATER, start_s + self._settings.look_s)
 
-    def _is_quiet(self, observation: Observation, demand: Demand, later: Forecast) -> bool:
-        backlog = observation.backlog
-        if demand.requests_per_s > 0.0 or backlog.waiting_count > 0 or backlog.running_count > 0:
-            return False
-        soon = later.requests_per_s * self._start_s
-        return soon < 0.5
+    # ------------------------------------------------------------------ nothing to plan
 
     def _wake(self, observation: Observation) -> Decision:
         wanted, said = waking(observation.backlog)
@@ -262,12 +261,6 @@ class Planner:
             needed.append(between)
             keep_s = 0.0
         return self._kept.fold(at_s, needed, keep_s=keep_s, keep_max_s=keep_max_s)
-
-    def _note_gap(self, at_s: float) -> None:
-        """Begin anew to know what was needed lately, at the first look and after looks were missing."""
-        if self._since_s is None or at_s - self._seen_s > self._settings.stale_after_s:
-            self._since_s = at_s
-        self._seen_s = at_s
 
     def _may_stop(self, at_s: float) -> bool:
         """Whether enough is known to give anything back: as much as a start takes was looked at."""

@@ -6,17 +6,26 @@ Invariant: pools go to zero only where settings say that they may. Not here: a l
 """
 
 from planner.arranging.arranger import Wanted
-from planner.observation import Backlog, Observation
+from planner.observation import Backlog, Demand, Observation
 from planner.settings import PlannerSettings
 from planner.sizing.needs import NOTHING, Needs
 
 FEWEST = Needs(prefill=1, decode=1)
 """Workers that serve anything at all."""
+QUIET_COUNT = 0.5
+"""Fewer requests expected within the time of a start are none."""
 
 
 def is_called(observation: Observation) -> bool:
     """Whether prompts wait and there is nobody, so that no counter of requests will ever move."""
     return observation.backlog.waiting_count > 0 and not any(p.ordered_count for p in observation.pools)
+
+
+def is_quiet(demand: Demand, backlog: Backlog, *, soon_count: float) -> bool:
+    """Whether there is no request, and hardly one expected: `soon_count` within the time of a start."""
+    if demand.requests_per_s > 0.0 or backlog.waiting_count > 0 or backlog.running_count > 0:
+        return False
+    return soon_count < QUIET_COUNT
 
 
 def waking(backlog: Backlog) -> tuple[Wanted, str]:
