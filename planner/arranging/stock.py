@@ -2,7 +2,7 @@
 
 Comes in: pools, limits. Goes out: counts, by worker and by worth; they change as the decision grows.
 Invariant: pools that a person holds, or of kinds that no setting names, are counted and never changed.
-Not here: what is wanted (`arranging`).
+Not here: what is wanted (`arranger`).
 """
 
 from collections.abc import Mapping

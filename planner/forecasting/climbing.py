@@ -2,7 +2,7 @@
 
 Comes in: what was seen, and whether it was a jump up. Goes out: what to expect at least. Invariant: nothing
 is expected of a single jump beyond its new level, so a step is not taken for a climb. Not here: what a jump
-is (`forecasting`).
+is (`ensemble`).
 
 Nothing is known of a rise but how long it has lasted. Whatever its true length, it is met at a moment that is
 even over that length, so in the middle it lasts as long again as it has lasted (J. Gott, 1993). Seen too high

@@ -3,7 +3,7 @@
 Comes in: observed rates of several series at irregular times. Goes out: what each method expects after a
 while.
 Invariant: a function of what was folded; a method that has not seen enough yet expects infinity, which nobody
-picks. Not here: which method to believe (`forecasting`).
+picks. Not here: which method to believe (`ensemble`).
 
 Methods, all by published recursions, with time constants so that looks may come at any interval (the weight
 of an observation after dt is 1 - exp(-dt / constant)):

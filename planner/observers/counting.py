@@ -2,7 +2,7 @@
 
 Comes in: how much each of Baton's counters grew within a window, wherever that was read. Goes out: `Demand`
 and `Attainment`. Invariant: what was not counted is not known: no demand is made of no requests accepted and
-none ended where some are open. Not here: reading (`observers`, `exposition`).
+none ended where some are open. Not here: reading (`gateways`, `prometheus`, `exposition`).
 
 Requests are counted when they are accepted; their lengths and times when they end, a life later.
 """

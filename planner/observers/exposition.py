@@ -1,7 +1,7 @@
 """A gateway's metrics as the counters that demand is made of.
 
 Comes in: the samples of its `/metrics`. Goes out: a reading, and how much it grew between two of them.
-Invariant: a counter that went back (the process is another one) tells nothing. Not here: HTTP (`observers`),
+Invariant: a counter that went back (the process is another one) tells nothing. Not here: HTTP (`gateways`),
 the text (`services.runtime.metrics_page`), what follows from growth (`counting`).
 """
 

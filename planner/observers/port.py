@@ -1,7 +1,8 @@
 """What an observer sees, and the port to it.
 
 Comes in: nothing. Goes out: the port. Invariant: an observer says how old its news is; what it cannot see is
-None. Not here: observers themselves (`observers`), the scale targets that pools are read from (`targets`).
+None. Not here: observers themselves (`gateways`, `prometheus`), the scale targets that pools are read from
+(`targets`).
 """
 
 from dataclasses import dataclass
