@@ -1,7 +1,8 @@
 """Every decision on disk, one JSON object per line.
 
 Comes in: looks. Goes out: a file, and the one before it. Invariant: the two together are bounded; a disk that
-is full stops the journal, not the planner. Not here: what is in an entry (`loop`).
+is full stops the journal, not the planner; a line is whole or it is the last one, still on its way. Not here:
+what is in an entry (`loop`).
 """
 
 import logging
@@ -36,7 +37,10 @@ class Journal:
         try:
             if self._file.exists() and self._file.stat().st_size + len(line) > self._bytes_max:
                 self._file.replace(self._file.with_name(f"{self._file.name}.1"))
-            with self._file.open("ab") as out:
-                out.write(line + b"\n")
+            with self._file.open("ab", buffering=0) as out:
+                end = out.tell()
+                if out.write(line + b"\n") <= len(line):
+                    out.truncate(end)
+                    log.warning("the decision is not kept: the disk took half of it")
         except OSError as error:
             log.warning("the decision is not kept: %s", error)

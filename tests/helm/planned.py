@@ -165,8 +165,9 @@ class Stage:
         return dict(Counter(Phase(phase) for worker in workers for phase in worker.phases))
 
     def _decisions(self) -> list[str]:
-        lines = self._journal.read_text(encoding="utf-8").splitlines() if self._journal.exists() else []
-        return ["; ".join(json.loads(line)["look"]["decision"]["reasons"]) for line in lines]
+        text = self._journal.read_text(encoding="utf-8") if self._journal.exists() else ""
+        *whole, _on_its_way = text.split("\n")
+        return ["; ".join(json.loads(line)["look"]["decision"]["reasons"]) for line in whole]
 
 
 @asynccontextmanager

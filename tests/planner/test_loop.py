@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import resource
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -126,3 +127,24 @@ def test_every_look_is_kept_within_bounds(tmp_path: Path) -> None:
     assert last["look"]["decision"]["reasons"]
     assert file.stat().st_size <= 8_192
     assert {path.name for path in tmp_path.iterdir()} <= {"decisions.jsonl", "decisions.jsonl.1"}
+
+
+def test_a_disk_that_takes_half_a_decision_keeps_none_of_it(tmp_path: Path) -> None:
+    """What was kept before, and what is kept after, can be read."""
+    looks, _metrics = lived(Load([60.0]), Instant(pools(1, 1)), for_s=60.0)
+    file = tmp_path / "decisions.jsonl"
+    journal = Journal(file, bytes_max=1 << 20)
+    journal.keep(looks[0])
+    kept = file.read_bytes()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(kept) + 100, before[1]))
+    try:
+        journal.keep(looks[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert file.read_bytes() == kept
+    journal.keep(looks[2])
+    assert [json.loads(line)["look"]["result"] for line in file.read_text(encoding="utf-8").splitlines()] == [
+        looks[0].result,
+        looks[2].result,
+    ]
