@@ -60,7 +60,8 @@ class Planner:
     @property
     def allowed_late_frac(self) -> float:
         """Share of requests that may be late in a plan made now, as the model counts them."""
-        return min(ALLOWED_MAX_FRAC, self._budget.allowed_late_frac * self._model.factor)
+        allowed = self._budget.allowed_late_frac * self._model.factor
+        return min(ALLOWED_MAX_FRAC, self._budget.allowed_max_frac, allowed)
 
     def decide(self, observation: Observation) -> Decision:
         """Decide, given what is known now."""

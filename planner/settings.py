@@ -152,8 +152,8 @@ class PlannerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     budget_factor_max: Annotated[float, msgspec.Meta(ge=1)] = 10.0
     """Bound of that correction: at any moment the share of late requests planned for is at most so many times
-    the budget, and at least the budget over it. 1 turns the correction off. How many of them the performance
-    model says is corrected apart, by four times at most."""
+    the budget, and at least the budget over it. 1 turns the correction off. More than 3.5 times as many take
+    hours to save. How many of them the performance model says is corrected apart, by four times at most."""
 
     def __post_init__(self) -> None:
         """Refuse values that contradict each other.

@@ -17,6 +17,9 @@ from planner.settings import PlannerSettings
 from planner.sizing.needs import Needs
 from services.domain.worker import Phase
 
+TURN_COST_FRAC = 0.5
+"""Of what those who turn carry, how much is lost meanwhile: first they finish what they have."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
@@ -123,7 +126,8 @@ class Arranger:
                 return
             best, count, key = min(options)
             # Less than the allowance itself is no reason to stir: that is how often a plan may be wrong.
-            if best > wanted.allowed_late_frac and best > late - wanted.allowed_late_frac:
+            away = TURN_COST_FRAC * count / sum(self._stock.ready.values())
+            if best > wanted.allowed_late_frac and best > late - max(wanted.allowed_late_frac, away):
                 return
             self._stock.move(key, count)
             late = best

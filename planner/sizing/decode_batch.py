@@ -55,6 +55,16 @@ class DecodeCurve:
     unevenness: float
     batch_max: float
 
+    @property
+    def sequence_s(self) -> float:
+        """What a sequence more adds to a step."""
+        return float((self.step_s[-1] - self.step_s[1]) / (self.batch[-1] - self.batch[1]))
+
+    @property
+    def fixed_s(self) -> float:
+        """Time of a step without its sequences."""
+        return float(self.step_s[1]) - float(self.batch[1]) * self.sequence_s
+
 
 def decode_curve(engine: Engine, load: ExpectedLoad) -> DecodeCurve:
     """Compute the curve of an engine at a load's context, to three digits."""

@@ -126,31 +126,56 @@ class Sizing:
         leans = self.load.requests_per_s * self._costs.full_s > readers
         prompts = np.where(leans, self._shared_prompts, self._prompts)
         outputs = np.where(leans, self._shared_outputs, self._outputs)
-        missing = np.minimum(
-            np.maximum((prompts * self._costs.full_s - readers) / writers, 0.0), BUSY_MAX_FRAC
-        )
-        taken = missing if self._spills else np.zeros_like(missing)
-        state = settle(curve, outputs * self._later_tokens / writers / (1.0 - taken))
-        spare = np.zeros_like(missing)
-        if self._spills:
-            own_s = self._costs.step_s + self._costs.marginal_s
-            room_s = self._later_tokens * (slo.tpot_s - state.step_s) / 2.0
-            spare = np.maximum(0.0, 1.0 - state.step_s / (LOCAL_PACE_FRAC * slo.tpot_s)) * (own_s <= room_s)
+        asked, tokens = prompts * self._costs.full_s, outputs * self._later_tokens / writers
+        passed, room = self._shared(asked, tokens, readers, writers)
+        taken = np.clip((asked * passed - readers) / writers, 0.0, room)
         late_prompts = late_prefill(
             self._costs,
             prompts,
-            readers + spare * decode[:, None],
+            readers + room * decode[:, None],
             ttft_s=slo.ttft_s,
             dispersion=self.load.dispersion,
         )
         late_tokens = late_decode(
             curve,
-            state,
+            settle(curve, tokens * passed / (1.0 - taken)),
             decode[:, None],
-            tpot_s=slo.tpot_s * (1.0 - np.minimum(missing, spare)),
+            tpot_s=slo.tpot_s * (1.0 - taken),
             dispersion=self.load.dispersion,
         )
-        return np.asarray(np.minimum(1.0, np.minimum(1.0, late_prompts + late_tokens) @ self._shares))
+        late = late_prompts + late_tokens - late_prompts * late_tokens
+        return np.asarray(np.minimum(1.0, late @ self._shares))
+
+    def _shared(self, asked: Array, tokens: Array, readers: Array, writers: Array) -> tuple[Array, Array]:
+        """Share out the time of decode workers among outputs and prompts.
+
+        They take prompts while an output's token takes no longer than the router's pace `p`. Outputs of `t`
+        tokens per second keep `t p` sequences in flight then, so of a decode worker's time
+        `1 - (fixed + each t p) / p` is left. What of the requests passes prefill, `f`, fills both roles:
+        `f asked = readers + writers (1 - fixed / p - each t f)`.
+
+        Args:
+            asked: prefill workers that the prompts keep busy; shape [plans, rates].
+            tokens: per second that outputs ask of a decode worker; shape [plans, rates].
+            readers: prefill workers; shape [plans, 1].
+            writers: decode workers; shape [plans, 1].
+
+        Returns:
+            Share of requests that pass, and of a decode worker's time that prompts may take; both of shape
+            [plans, rates].
+        """
+        curve, tpot_s = self._curve, self.slo.tpot_s
+        free, each_s = np.zeros_like(tokens), 0.0
+        if self._spills:
+            pace_s, each_s = LOCAL_PACE_FRAC * tpot_s, curve.sequence_s
+            step_s = np.minimum(curve.fixed_s + each_s * tokens * pace_s, pace_s)
+            own_s = self._costs.step_s + self._costs.marginal_s
+            fits = own_s <= self._later_tokens * (tpot_s - step_s) / 2.0
+            free = np.where(fits, max(0.0, 1.0 - curve.fixed_s / pace_s), 0.0)
+        most = (readers + writers * free) / np.maximum(asked + writers * each_s * tokens, 1e-12)
+        alone = np.minimum(readers / np.maximum(asked, 1e-12), 1.0)
+        passed = np.clip(most, alone, 1.0)
+        return passed, np.clip(free - each_s * tokens * passed, 0.0, BUSY_MAX_FRAC)
 
     def late_of(self, prefill: float, decode: float) -> float:
         """Share of requests that miss a target with this one plan."""

@@ -13,7 +13,10 @@ arrived during the one before. A request is on time when residual of a step + ow
   workers. Mean and variance follow; a gamma distribution of these moments (Wilson and Hilferty, 1931) is
   taken.
 - *Queue.* When steps are full, work queues up. The tail of the wait is exponential, at the rate of heavy
-  traffic (Kingman, 1962), met by those who find all workers busy (H. Sakasegawa, 1977).
+  traffic (Kingman, 1962), met by those who find all workers busy (H. Sakasegawa, 1977). What is late stands
+  behind and holds up nobody, so of a utilisation b and a tail w only (1 - b) w / (1 - b w) are late (Boots
+  and Tijms, 1999). The same holds beyond b = 1, where it tends to what is too much, 1 - 1 / b; there all
+  steps are full, and who is in time has stood in the queue.
 - *Long prompts.* Nobody begins while every worker is in the middle of a long one; workers meet those
   independently.
 
@@ -38,7 +41,11 @@ _NORMAL = NormalDist()
 _INNER = [_NORMAL.inv_cdf(edge) for edge in _EDGES[1:-1].tolist()]
 
 SATURATED = 0.999
-"""Utilisation from which a queue counts as growing: its wait would be a thousand services."""
+"""Most that a step is taken to be full of prompts: some of it is its fixed cost."""
+STOOD_FRAC = 0.5
+"""Of the time that its own prefill leaves, what a prompt in time has stood in a queue that grows."""
+_NOT_ONE = 1e-6
+"""Utilisations as near to 1 count as so far below it: the share of late ones is the same on both sides."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +133,8 @@ def late_prefill(
     counts = np.maximum(workers, 1e-9)
     per_worker = rates / counts
     full_load = per_worker * costs.full_s
-    load = np.minimum(per_worker * costs.marginal_s, SATURATED)  # u
+    full = min(SATURATED, costs.marginal_s / costs.full_s)  # u of full steps
+    load = np.minimum(per_worker * costs.marginal_s, full)  # u
     square = costs.marginal_square_s2 + (dispersion - 1.0) * costs.marginal_s**2
     step = costs.step_s / (1.0 - load)
     step_var = step * per_worker * square / ((1.0 - load * load / np.maximum(counts, 1.0)) * counts)
@@ -135,11 +143,9 @@ def late_prefill(
     mean = seen * reach
     var = step_var * reach * reach + seen * seen / (12.0 * counts * counts) + per_worker * seen * square
     crowd = np.maximum(1.0, per_worker * step)
-    full_square = costs.full_square_s2 + (dispersion - 1.0) * costs.full_s**2
-    decay = 2.0 * np.maximum(1.0 - full_load, 1.0 - SATURATED) * counts / (per_worker * full_square + 1e-12)
     exponent = np.sqrt(2.0 * (counts + 1.0)) - 1.0  # H. Sakasegawa: probability that all are busy
     waits = np.minimum(per_worker * (costs.marginal_s + costs.step_s / crowd), 1.0) ** exponent
-    queues = np.minimum(full_load, 1.0) ** exponent
+    busy = np.minimum(full_load, 1.0) ** exponent
 
     possible = costs.alone_s < ttft_s
     slack = (ttft_s - costs.alone_s)[possible]
@@ -147,8 +153,31 @@ def late_prefill(
     shape = (9.0 * mean * mean / (var + 1e-18))[..., None]
     root = np.cbrt(slack / (mean[..., None] + 1e-12))
     gate = waits[..., None] * upper_tail((root - 1.0 + 1.0 / shape) * np.sqrt(shape))
-    queue = queues[..., None] * np.exp(-np.minimum(decay[..., None] * slack, 50.0))
+    full_turn_s = costs.step_s / (1.0 - full) * (1.0 + 0.5 / counts)
+    grown_s = np.maximum(np.minimum(slack, ttft_s - full_turn_s[..., None]) - STOOD_FRAC * slack, 0.0)
+    full_square = costs.full_square_s2 + (dispersion - 1.0) * costs.full_s**2
+    pace = counts / (per_worker * full_square + 1e-12)
+    queue = _stands_too_long(1.0 - full_load, busy, pace, slack, grown_s)
     rest_s = np.maximum(costs.alone_s - slack[:, None], 0.0) @ _WEIGHTS  # of a prompt beyond each slack
     stuck = np.minimum(per_worker[..., None] * rest_s, 1.0) ** np.maximum(counts, 1.0)[..., None]
     late = np.maximum(np.maximum(gate, queue), stuck) @ weights
-    return np.asarray(np.where(full_load < SATURATED, np.minimum(late, 1.0), 1.0))
+    return np.asarray(np.minimum(late, 1.0))
+
+
+def _stands_too_long(idle: Array, busy: Array, pace: Array, slack: Array, grown_s: Array) -> Array:
+    """Say which share of the prompts stands in the queue for too long.
+
+    Args:
+        idle: 1 - utilisation, below 0 where a queue grows; shape [plans, rates].
+        busy: probability that all workers are; shape [plans, rates].
+        pace: work that workers do in a second over half of its variance in one, 1/s; shape [plans, rates].
+        slack: time that a prompt's own prefill leaves, s; shape [lengths].
+        grown_s: what is left of it where a queue grows, s; shape [plans, rates, lengths].
+
+    Returns:
+        Shape [plans, rates, lengths].
+    """
+    idle = np.where(np.abs(idle) < _NOT_ONE, _NOT_ONE, idle)[..., None]
+    left_s = np.where(idle > 0.0, slack, grown_s)
+    tail = busy[..., None] * np.exp(-np.clip(2.0 * idle * pace[..., None] * left_s, -50.0, 50.0))
+    return np.asarray(idle * tail / (1.0 - (1.0 - idle) * tail))

@@ -248,6 +248,16 @@ def test_a_role_is_turned_over_before_anything_is_started() -> None:
     assert not without.decide(observation(300.0, 60.0, pools(1, 4))).flips
 
 
+def test_nobody_turns_where_both_roles_are_short_of_workers() -> None:
+    """A turn that does not suffice must save more than is lost while the worker finishes what it has."""
+    planner = Planner(planner_settings(start_s=120.0))
+    led(planner, [40.0] * 40, pools(1, 3))
+    planner.decide(observation(400.0, 120.0, pools(1, 3)))
+    decision = planner.decide(observation(410.0, 120.0, pools(1, 3)))
+    assert sum(counts(decision).values()) > 4
+    assert not decision.flips
+
+
 def test_a_turn_is_taken_back_at_once_where_a_role_falls_below_its_minimum() -> None:
     """A limit counts more than the turn before it; without one the turn is kept."""
     for decode_min, sources in ((1, []), (2, [Phase.PREFILL])):
@@ -293,7 +303,7 @@ def test_late_requests_tighten_the_plan_and_punctual_ones_ease_it() -> None:
         bad.decide(
             observation(place * LOOK_S, 60.0, state, attainment=Attainment(request_count=600, ttft_frac=0.9))
         )
-    assert 0.01 < good.allowed_late_frac <= 0.1
+    assert 0.01 < good.allowed_late_frac < 0.04, "much more takes hours to save"
     least = 0.001 / 4.0  # a tenth of the budget, and a model that says a quarter of what comes
     assert least * (1 - 1e-9) <= bad.allowed_late_frac < 0.01
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planner.observation import Attainment
-from planner.stabilising.error_budget import ErrorBudget
+from planner.stabilising.error_budget import SOON_TIMES, ErrorBudget
 
 LATE_FRAC = 0.01
 
@@ -31,3 +31,22 @@ def test_the_more_are_counted_the_closer_is_the_aim() -> None:
     """At ten times the rate chance is three times smaller: what is strict enough there is not here."""
     late_frac = 0.9 * LATE_FRAC
     assert after_an_hour(late_frac, 100.0) > after_an_hour(late_frac, 10.0)
+
+
+def test_much_is_saved_over_hours_and_spent_at_once() -> None:
+    """Ten quiet minutes allow a few times the budget; what hours saved is gone after minutes of late ones."""
+    budget = ErrorBudget(late_frac=LATE_FRAC, memory_s=300.0, factor_max=10.0)
+    at_s, course = 0.0, []
+    for minutes, late_frac in ((15, 0.0), (180, 0.0), (10, 0.03)):
+        told = Attainment(request_count=6_000, ttft_frac=1.0 - late_frac)
+        for _look in range(6 * minutes):
+            at_s += 10.0
+            budget.fold(at_s, told, 100.0)
+        course.append((budget.allowed_late_frac / LATE_FRAC, budget.allowed_max_frac / LATE_FRAC))
+    (soon, soon_most), (saved, saved_most), (spent, spent_most) = course
+    assert soon == pytest.approx(SOON_TIMES, rel=0.1)
+    assert saved == pytest.approx(10.0)
+    assert spent < 1.0
+    assert soon_most == pytest.approx(soon)
+    assert saved_most == pytest.approx(saved)
+    assert spent_most == pytest.approx(SOON_TIMES)
