@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from planner.load import Spread
 from planner.settings import KindSettings
 from planner.sizing.needs import Needs, Sizing
+from planner.sizing.prefill_wait import prefill_costs
 from services.domain.slo import Slo
 from tests.planner.situations import RELAXED, TIGHT, engine, load
 
@@ -56,13 +57,18 @@ def test_more_demand_never_needs_fewer_workers(
 def test_stricter_targets_never_need_fewer_workers(
     rate: float, prompt: float, output: float, ease: float
 ) -> None:
-    """A looser TTFT, a looser TPOT or a larger allowance never costs a worker."""
+    """A looser TTFT, a looser TPOT or a larger allowance never costs a worker.
+
+    But a TTFT that longer prompts can meet at all has these to keep in time, too: that may cost one in ten.
+    """
     strict = needs(rate, slo=TIGHT, prompt_tokens=prompt, output_tokens=output)
-    for slo in (
-        Slo(ttft_s=TIGHT.ttft_s * ease, tpot_s=TIGHT.tpot_s),
-        Slo(ttft_s=TIGHT.ttft_s, tpot_s=TIGHT.tpot_s * ease),
+    alone_s = prefill_costs(engine(), load(rate, prompt_tokens=prompt, output_tokens=output)).alone_s
+    is_more_asked = (alone_s < TIGHT.ttft_s).sum() < (alone_s < TIGHT.ttft_s * ease).sum()
+    for slo, more in (
+        (Slo(ttft_s=TIGHT.ttft_s * ease, tpot_s=TIGHT.tpot_s), is_more_asked * (1 + strict.total // 10)),
+        (Slo(ttft_s=TIGHT.ttft_s, tpot_s=TIGHT.tpot_s * ease), 0),
     ):
-        assert needs(rate, slo=slo, prompt_tokens=prompt, output_tokens=output).total <= strict.total
+        assert needs(rate, slo=slo, prompt_tokens=prompt, output_tokens=output).total <= strict.total + more
     assert (
         needs(rate, slo=TIGHT, prompt_tokens=prompt, output_tokens=output, allowed=0.05).total <= strict.total
     )
@@ -73,16 +79,17 @@ def test_stricter_targets_never_need_fewer_workers(
 def test_another_worker_never_makes_more_requests_late(
     rate: float, prompt: float, output: float, prefill: int, decode: int
 ) -> None:
-    """Shares are in [0, 1] and fall with either role; where most are late anyway, nearly so."""
+    """Shares are in [0, 1] and fall with either role, unless prefill lets in what decode cannot hold."""
     sized = Sizing(engine(), load(rate, prompt_tokens=prompt, output_tokens=output), TIGHT, spills=False)
-    late = sized.late(
-        np.array([prefill, prefill + 1, prefill], dtype=np.float64),
-        np.array([decode, decode, decode + 1], dtype=np.float64),
+    late, another_prefill, another_decode, let_in = sized.late(
+        np.array([prefill, prefill + 1, prefill, 10_000], dtype=np.float64),
+        np.array([decode, decode, decode + 1, decode], dtype=np.float64),
     )
-    assert ((late >= 0.0) & (late <= 1.0)).all()
-    slack = 1e-4 if late[0] < 0.5 else 0.02
-    assert late[1] <= late[0] + slack
-    assert late[2] <= late[0] + slack
+    for share in (late, another_prefill, another_decode, let_in):
+        assert 0.0 <= share <= 1.0
+    slack = 1e-4 if late < 0.5 else 0.02
+    assert another_prefill <= max(late, let_in) + slack
+    assert another_decode <= late + slack
 
 
 @given(rate=RATES, prompt=PROMPTS, output=OUTPUTS, spills=st.booleans())
