@@ -170,7 +170,7 @@ def _stands_too_long(idle: Array, busy: Array, pace: Array, slack: Array, grown_
     Args:
         idle: 1 - utilisation, below 0 where a queue grows; shape [plans, rates].
         busy: probability that all workers are; shape [plans, rates].
-        pace: work that workers do in a second over half of its variance in one, 1/s; shape [plans, rates].
+        pace: workers over the variance of the work that each is given in a second, 1/s; shape [plans, rates].
         slack: time that a prompt's own prefill leaves, s; shape [lengths].
         grown_s: what is left of it where a queue grows, s; shape [plans, rates, lengths].
 
