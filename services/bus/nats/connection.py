@@ -9,7 +9,7 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import nats.errors
@@ -144,8 +144,7 @@ class Connection:
     async def close(self) -> None:
         """Leave the server; idempotent. A connection that breaks in the same moment is as good as closed."""
         if not self.client.is_closed:
-            with suppress(OSError):
-                await self.client.close()
+            await self.client.close()
 
 
 async def open_connection(settings: BusSettings, *, name: str) -> Connection:
