@@ -1,8 +1,9 @@
 """The fewest workers that keep a load within its targets.
 
 Comes in: an engine, a load, targets, the share of requests that may be late. Goes out: workers of both roles
-and what they are expected to reach. Invariant: more demand or stricter targets never need fewer workers; both
-roles share one allowance of late requests, so that it is spent where a worker more would gain least.
+and what they are expected to reach. Invariant: more demand or stricter targets never need fewer workers, as
+long as the same prompts can meet them at all; both roles share one allowance of late requests, so that it is
+spent where a worker more would gain least.
 Not here: queueing itself (`prefill_wait`, `decode_batch`), limits and money (`arranging`), time
 (`stabilising`).
 
